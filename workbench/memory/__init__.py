@@ -1,0 +1,25 @@
+"""What a rank allocates, and its bytes over time; shared by engine and planner."""
+
+from .plan import (
+    OPTIMIZER_STATES,
+    ChannelPlan,
+    MemoryPlan,
+    PlannedStep,
+    StagePlan,
+    flat,
+    layer_bytes,
+    plan,
+    stage_tapes,
+)
+
+__all__ = [
+    "OPTIMIZER_STATES",
+    "ChannelPlan",
+    "MemoryPlan",
+    "PlannedStep",
+    "StagePlan",
+    "flat",
+    "layer_bytes",
+    "plan",
+    "stage_tapes",
+]

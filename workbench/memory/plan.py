@@ -1,0 +1,364 @@
+"""What a rank allocates: the layout of its arena, to the byte, and its bytes over time.
+
+``plan`` walks each rank's program once and finds how many activations, held gradients and
+channel buffers are alive together; from that it lays out the arena. The engine allocates
+exactly this, and the planner reads the same numbers. Nothing is allocated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from ..model import StageTapes, aligned, emit_stage
+from ..partition import Partition
+from ..schedule import Action, Kind, Overlap, Program, Schedule
+
+FLOAT = 4
+OPTIMIZER_STATES = {"adamw": 2, "sgd": 1}
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its tapes, and where its memory begins in its rank's arena (bytes)."""
+
+    rank: int
+    tapes: StageTapes
+    saved_slots: int
+    held_slots: int
+    param: int
+    grad: int
+    optimizer: int
+    constant: int
+    saved: int
+    held: int
+    scratch: int
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """The way from one stage to the next (kind F) or to the one before (kind B)."""
+
+    source: int
+    kind: Kind
+    producer: int
+    consumer: int
+    capacity: int
+    num_buffers: int
+    buffer_bytes: int
+    offset: int
+
+    @property
+    def is_local(self) -> bool:
+        return self.producer == self.consumer
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """An action with the slots it works in and the bytes its rank holds when it ends."""
+
+    action: Action
+    saved_slot: int = 0
+    held_slot: int = 0
+    live: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The arenas of all ranks. ``classes[r]`` says what rank r's bytes are for; they add up
+    to ``arena_bytes[r]``."""
+
+    stages: tuple[StagePlan, ...]
+    channels: tuple[ChannelPlan, ...]
+    steps: tuple[tuple[PlannedStep, ...], ...] = field(repr=False)
+    classes: tuple[dict[str, int], ...]
+
+    @property
+    def arena_bytes(self) -> tuple[int, ...]:
+        return tuple(sum(c.values()) for c in self.classes)
+
+    def __str__(self) -> str:
+        names = list(self.classes[0])
+        lines = ["rank " + "".join(f"{n:>13}" for n in (*names, "total")) + "  MiB"]
+        for rank, row in enumerate(self.classes):
+            values = (*row.values(), sum(row.values()))
+            lines.append(f"{rank:4} " + "".join(f"{v / 2**20:13.2f}" for v in values))
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{n}</th>" for n in (*self.classes[0], "total"))
+        body = "".join(
+            f"<tr><td>{rank}</td>"
+            + "".join(f"<td>{v / 2**20:.2f}</td>" for v in (*row.values(), sum(row.values())))
+            + "</tr>"
+            for rank, row in enumerate(self.classes)
+        )
+        return (
+            f"<table><thead><tr><th>rank</th>{head}</tr></thead><tbody>{body}</tbody>"
+            "<caption>Memory per rank, MiB</caption></table>"
+        )
+
+
+def flat(steps: Sequence[Action | Overlap]) -> Iterator[Action]:
+    """Actions one by one: the engine runs the halves of an overlap in sequence."""
+    for step in steps:
+        if isinstance(step, Overlap):
+            yield step.first
+            yield step.second
+        else:
+            yield step
+
+
+class _Slots:
+    """Numbered places of one kind; the lowest free one is taken, so reuse is early."""
+
+    def __init__(self) -> None:
+        self.free: list[int] = []
+        self.count = 0
+        self.held: dict[int, int] = {}
+
+    def take(self, microbatch: int) -> int:
+        if self.free:
+            self.free.sort(reverse=True)
+            slot = self.free.pop()
+        else:
+            slot, self.count = self.count, self.count + 1
+        self.held[microbatch] = slot
+        return slot
+
+    def give(self, microbatch: int) -> int:
+        slot = self.held.pop(microbatch)
+        self.free.append(slot)
+        return slot
+
+
+class _RankWalk:
+    """Follows one rank's program: which slots and buffers are alive after every step."""
+
+    def __init__(
+        self, program: Program, tapes: Sequence[StageTapes], stage_to_rank: Sequence[int]
+    ) -> None:
+        self.rank = program.rank
+        self.tapes = tapes
+        self.stage_to_rank = stage_to_rank
+        self.saved: dict[int, _Slots] = {}
+        self.held: dict[int, _Slots] = {}
+        self.inputs: dict[tuple[int, Kind], int] = {}
+        self.input_peaks: dict[tuple[int, Kind], int] = {}
+        self.live = 0
+        self.steps = tuple(self._step(action) for action in flat(program.steps))
+
+    def _is_here(self, stage: int) -> bool:
+        in_range = 0 <= stage < len(self.tapes)
+        return in_range and self.stage_to_rank[stage] == self.rank
+
+    def _buffer(self, source: int, kind: Kind, change: int) -> None:
+        """A message from ``source`` is now held here (+1), or no longer (-1)."""
+        key = (source, kind)
+        self.inputs[key] = self.inputs.get(key, 0) + change
+        self.input_peaks[key] = max(self.input_peaks.get(key, 0), self.inputs[key])
+        size = self.tapes[source].output_bytes if kind is Kind.F else 0
+        size = self.tapes[source].input_bytes if kind is Kind.B else size
+        self.live += change * size
+
+    def _release_inputs(self, stage: int) -> None:
+        if stage > 0:
+            self._buffer(stage - 1, Kind.F, -1)
+        if stage < len(self.tapes) - 1:
+            self._buffer(stage + 1, Kind.B, -1)
+
+    def _step(self, a: Action) -> PlannedStep:
+        tapes = self.tapes[a.stage]
+        if a.kind in (Kind.SEND_F, Kind.SEND_B):
+            size = tapes.output_bytes if a.kind is Kind.SEND_F else tapes.input_bytes
+            return PlannedStep(a, live=self.live, bytes=size)
+        if a.kind is Kind.RECV_F:
+            self._buffer(a.stage - 1, Kind.F, 1)
+            return PlannedStep(a, live=self.live, bytes=tapes.input_bytes)
+        if a.kind is Kind.RECV_B:
+            self._buffer(a.stage + 1, Kind.B, 1)
+            return PlannedStep(a, live=self.live, bytes=tapes.output_bytes)
+        saved = self.saved.setdefault(a.stage, _Slots())
+        held = self.held.setdefault(a.stage, _Slots())
+        if a.kind is Kind.F:
+            return self._forward(a, saved)
+        if a.kind in (Kind.I, Kind.B, Kind.W):
+            return self._backward(a, saved, held)
+        return PlannedStep(a, live=self.live)
+
+    def _forward(self, a: Action, saved: _Slots) -> PlannedStep:
+        slot = saved.take(a.microbatch)
+        self.live += self.tapes[a.stage].saved_bytes
+        if self._is_here(a.stage + 1):
+            self._buffer(a.stage, Kind.F, 1)
+        return PlannedStep(a, slot, 0, self.live)
+
+    def _backward(self, a: Action, saved: _Slots, held: _Slots) -> PlannedStep:
+        tapes = self.tapes[a.stage]
+        saved_slot = saved.held[a.microbatch]
+        if a.kind in (Kind.I, Kind.B):
+            held_slot = held.take(a.microbatch)
+            self.live += tapes.held_bytes
+            if self._is_here(a.stage - 1):
+                self._buffer(a.stage, Kind.B, 1)
+        if a.kind in (Kind.W, Kind.B):
+            held_slot = held.give(a.microbatch)
+            saved.give(a.microbatch)
+            self.live -= tapes.held_bytes + tapes.saved_bytes
+            self._release_inputs(a.stage)
+        return PlannedStep(a, saved_slot, held_slot, self.live)
+
+
+def _channels(
+    walks: Sequence[_RankWalk], schedule: Schedule, tapes: Sequence[StageTapes], capacity: int
+) -> list[tuple[int, Kind, int, int, int, int, int]]:
+    """(source stage, kind, producer, consumer, capacity, buffers, bytes) of every channel.
+
+    Across ranks there are buffers for what the consumer holds at once, for the messages that
+    may wait, and for the one being filled: so a sender only ever waits for room.
+    """
+    found = []
+    last = schedule.num_stages - 1
+    ways = [(s, Kind.F, s + 1) for s in range(last)]
+    ways += [(s + 1, Kind.B, s) for s in range(last)]
+    for source, kind, target in ways:
+        producer, consumer = schedule.stage_to_rank[source], schedule.stage_to_rank[target]
+        peak = walks[consumer].input_peaks.get((source, kind), 0)
+        buffers = max(peak, 1) if producer == consumer else peak + capacity + 1
+        stage = tapes[source]
+        size = stage.output_bytes if kind is Kind.F else stage.input_bytes
+        found.append((source, kind, producer, consumer, capacity, buffers, size))
+    return found
+
+
+class _Arena:
+    """Lays one rank's arena out, class by class."""
+
+    CLASSES = (
+        "parameters",
+        "gradients",
+        "optimizer",
+        "constants",
+        "activations",
+        "held",
+        "channels",
+        "scratch",
+    )
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.classes = dict.fromkeys(self.CLASSES, 0)
+
+    def take(self, name: str, size: int) -> int:
+        offset = self.size
+        self.size += size
+        self.classes[name] += size
+        return offset
+
+
+def plan(
+    partition: Partition,
+    schedule: Schedule,
+    *,
+    microbatch_size: int,
+    channel_capacity: int,
+    optimizer: str = "adamw",
+    gradient_groups: int = 1,
+    threads_per_rank: int = 1,
+    with_loss: bool = True,
+) -> MemoryPlan:
+    """The memory of every rank for this split and schedule. ``optimizer``: "adamw" | "sgd".
+
+    Raises ValueError if partition and schedule have different numbers of stages.
+    """
+    if partition.num_stages != schedule.num_stages:
+        raise ValueError(
+            f"the partition has {partition.num_stages} stages but schedule "
+            f"{schedule.name!r} has {schedule.num_stages}; make them equal"
+        )
+    tapes = stage_tapes(
+        partition, microbatch_size, schedule.num_microbatches, threads_per_rank, with_loss
+    )
+    programs = schedule.programs()
+    walks = [_RankWalk(program, tapes, schedule.stage_to_rank) for program in programs]
+    arenas = [_Arena() for _ in programs]
+    states = OPTIMIZER_STATES[optimizer]
+    stages = []
+    for s, stage in enumerate(tapes):
+        rank = schedule.stage_to_rank[s]
+        arena, walk = arenas[rank], walks[rank]
+        saved_slots = max(1, walk.saved[s].count) if s in walk.saved else 1
+        held_slots = max(1, walk.held[s].count) if s in walk.held else 1
+        stages.append(
+            StagePlan(
+                rank=rank,
+                tapes=stage,
+                saved_slots=saved_slots,
+                held_slots=held_slots,
+                param=arena.take("parameters", stage.param_bytes),
+                grad=arena.take("gradients", stage.param_bytes * gradient_groups),
+                optimizer=arena.take("optimizer", stage.param_bytes * states),
+                constant=arena.take("constants", stage.constant_bytes),
+                saved=arena.take("activations", stage.saved_bytes * saved_slots),
+                held=arena.take("held", stage.held_bytes * held_slots),
+                scratch=arena.take("scratch", stage.scratch_bytes),
+            )
+        )
+    channels = []
+    for source, kind, producer, consumer, room, buffers, size in _channels(
+        walks, schedule, tapes, channel_capacity
+    ):
+        offset = arenas[consumer].take("channels", buffers * size)
+        channels.append(
+            ChannelPlan(source, kind, producer, consumer, room, buffers, size, offset)
+        )
+    return MemoryPlan(
+        tuple(stages),
+        tuple(channels),
+        tuple(walk.steps for walk in walks),
+        tuple(arena.classes for arena in arenas),
+    )
+
+
+def stage_tapes(
+    partition: Partition,
+    microbatch_size: int,
+    num_microbatches: int,
+    threads: int = 1,
+    with_loss: bool = True,
+) -> list[StageTapes]:
+    """The tapes of every stage of a partition."""
+    layers = list(enumerate(partition.model.layers))
+    bounds = partition.boundaries
+    last = len(bounds) - 2
+    return [
+        emit_stage(
+            layers[bounds[s] : bounds[s + 1]],
+            microbatch_size,
+            num_microbatches,
+            threads,
+            is_first=s == 0,
+            is_last=s == last,
+            with_loss=with_loss,
+        )
+        for s in range(last + 1)
+    ]
+
+
+def layer_bytes(partition: Partition, microbatch_size: int, in_flight: int) -> list[int]:
+    """Bytes each layer needs alone: training state, and activations times ``in_flight``."""
+    model = partition.model
+    sizes = []
+    for index, layer in enumerate(model.layers):
+        alone = emit_stage(
+            [(index, layer)],
+            microbatch_size,
+            1,
+            is_first=index == 0,
+            is_last=index == model.num_layers - 1,
+        )
+        state = FLOAT * 4 * sum(prod(p.shape) for p in layer.parameters)
+        sizes.append(state + in_flight * (alone.saved_bytes + alone.input_bytes))
+    return sizes
