@@ -284,6 +284,12 @@ def plan(
     programs = schedule.programs()
     walks = [_RankWalk(program, tapes, schedule.stage_to_rank) for program in programs]
     arenas = [_Arena() for _ in programs]
+    # A rank runs one action at a time, so its stages share their scratch memory.
+    scratch = [0] * len(programs)
+    for s, stage in enumerate(tapes):
+        rank = schedule.stage_to_rank[s]
+        scratch[rank] = max(scratch[rank], stage.scratch_bytes)
+    shared = [arena.take("scratch", scratch[r]) for r, arena in enumerate(arenas)]
     states = OPTIMIZER_STATES[optimizer]
     stages = []
     for s, stage in enumerate(tapes):
@@ -303,7 +309,7 @@ def plan(
                 constant=arena.take("constants", stage.constant_bytes),
                 saved=arena.take("activations", stage.saved_bytes * saved_slots),
                 held=arena.take("held", stage.held_bytes * held_slots),
-                scratch=arena.take("scratch", stage.scratch_bytes),
+                scratch=shared[rank],
             )
         )
     channels = []

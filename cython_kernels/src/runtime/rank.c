@@ -316,7 +316,9 @@ static int lane_of(int kind) {
     return kind <= RK_R ? RK_LANE_COMPUTE : RK_LANE_WAIT;
 }
 
+/* Training only: an evaluation is not part of what is measured. */
 static void record(rk_rank *rank, const rk_step *step, int lane, int64_t start, int64_t end) {
+    if (rank->engine->program != RK_TRAIN) return;
     int64_t origin = rank->engine->time_origin;
     rk_event event = {.start = start - origin,
                       .end = end - origin,

@@ -1,0 +1,343 @@
+"""Job: everything that decides a run, as one value that is also a TOML file.
+
+The notebook, the command line and a batch script run the same job. It is checked when it is
+made, so that a mistake is told in the cell that makes it and not by a rank.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from ..data import Data
+from ..memory import MemoryPlan, plan
+from ..model import Model
+from ..partition import Partition
+from ..schedule import Kind, Schedule
+from . import cores, optimizers
+from .optimizers import AdamW, Constant, LearningRate, Optimizer
+
+FORMAT = 1
+Clock = Literal["auto", "wall", "virtual"]
+
+#: Kinds that the engine executes; a schedule with others can be checked and simulated.
+EXECUTABLE = frozenset({Kind.F, Kind.I, Kind.W, Kind.B})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training run.
+
+    Fields
+        model, partition, schedule, data: what, split how, in which order, on what
+        microbatch_size: sequences (or rows) per microbatch
+        num_microbatches: of a step, over all replicas; default: the schedule's
+        gradient_groups: see docs/numerics.md; the weights' bits depend on it
+        optimizer, learning_rate: values of ``AdamW``/``SGD`` and ``Constant``/``WarmupCosine``
+        clip: largest global gradient norm, or None
+        steps, seed: how long, from where
+        clock: "wall", "virtual", or "auto": virtual where ranks outnumber usable cores
+        channel_capacity: messages that may wait between two stages; default: the smallest
+            with which the schedule does not deadlock, but at least 1
+        threads_per_rank: default: 1, or all usable cores under the virtual clock, where one
+            rank runs at a time
+        wait_limit: seconds that a rank may wait before the run ends with an error
+        evaluate: microbatch steps of held-out data for the losses before and after
+
+    Raises ValueError naming the field, the value and the fix.
+    """
+
+    model: Model
+    partition: Partition
+    schedule: Schedule
+    data: Data
+    microbatch_size: int = 4
+    num_microbatches: int | None = None
+    replicas: int = 1
+    gradient_groups: int = 1
+    optimizer: Optimizer = field(default_factory=AdamW)
+    learning_rate: LearningRate = field(default_factory=Constant)
+    clip: float | None = 1.0
+    precision: str = "fp32"
+    recompute: bool = False
+    zero: int = 0
+    steps: int = 100
+    seed: int = 0
+    clock: Clock = "auto"
+    channel_capacity: int | None = None
+    threads_per_rank: int | None = None
+    wait_limit: float = 120.0
+    evaluate: int = 4
+    nan_policy: str = "stop"
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        m = self.schedule.num_microbatches * self.replicas
+        if self.num_microbatches is None:
+            object.__setattr__(self, "num_microbatches", m)
+        self._check_numbers()
+        self._check_supported()
+        if self.num_microbatches != m:
+            raise ValueError(
+                f"num_microbatches is {self.num_microbatches}, but schedule "
+                f"{self.schedule.name!r} has {self.schedule.num_microbatches} for each of "
+                f"{self.replicas} replicas; make the schedule with "
+                f"num_microbatches={(self.num_microbatches or 0) // self.replicas}"
+            )
+        if self.partition.model != self.model:
+            raise ValueError("the partition splits another model than the job's")
+        if self.partition.num_stages != self.schedule.num_stages:
+            raise ValueError(
+                f"the partition has {self.partition.num_stages} stages but schedule "
+                f"{self.schedule.name!r} has {self.schedule.num_stages}; split the model "
+                f"with num_stages={self.schedule.num_stages}"
+            )
+        self._check_data()
+        self._check_schedule()
+
+    def _check_numbers(self) -> None:
+        at_least = {"microbatch_size": 1, "num_microbatches": 1, "replicas": 1, "steps": 1}
+        at_least |= {"gradient_groups": 1, "seed": 0, "evaluate": 0}
+        for name, low in at_least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise ValueError(
+                    f"{name} must be a whole number of at least {low}, got {value!r}"
+                )
+        for name, low in (("threads_per_rank", 1), ("channel_capacity", 0)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < low):
+                raise ValueError(f"{name} must be at least {low}, got {value!r}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2**63, got {self.seed}")
+        if self.num_microbatches % self.gradient_groups:  # type: ignore[operator]
+            raise ValueError(
+                f"gradient_groups {self.gradient_groups} does not divide the "
+                f"{self.num_microbatches} microbatches of a step"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive or None, got {self.clip!r}")
+        if not self.wait_limit > 0:
+            raise ValueError(f"wait_limit must be positive seconds, got {self.wait_limit!r}")
+        if self.clock not in ("auto", "wall", "virtual"):
+            raise ValueError(f'clock must be "auto", "wall" or "virtual", got {self.clock!r}')
+
+    def _check_supported(self) -> None:
+        supported = {
+            "replicas": (1,),
+            "precision": ("fp32",),
+            "recompute": (False,),
+            "zero": (0,),
+            "nan_policy": ("stop",),
+        }
+        for name, values in supported.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} cannot be run by this version; "
+                    f"it runs {name}={values[0]!r}"
+                )
+        for layer in self.model.layers:
+            if not layer.executable:
+                raise ValueError(
+                    f"layer {layer.name!r} can be costed and planned but not trained: the "
+                    "engine has no kernels for expert layers"
+                )
+
+    def _check_data(self) -> None:
+        data, model = self.data, self.model
+        if model.is_language_model != data.is_text:
+            wants = "a token stream (Data.text)" if model.is_language_model else "Data.arrays"
+            raise ValueError(
+                f"a {model.config['kind']} model trains on {wants}, got {data!r}"
+            )
+        if model.is_language_model:
+            if data.vocab_size > (model.vocab_size or 0):
+                raise ValueError(
+                    f"the data has tokens up to {data.vocab_size - 1} but the model's "
+                    f"vocab_size is {model.vocab_size}; make it at least {data.vocab_size}"
+                )
+            if len(data.train) <= model.context:
+                raise ValueError(
+                    f"context {model.context} is longer than the training text of "
+                    f"{len(data.train)} tokens; shorten the context or give more text"
+                )
+            return
+        widths = (model.config["widths"][0], model.config["widths"][-1])
+        shapes = (data.train.shape[1], data.train_targets.shape[1])
+        if widths != shapes:
+            raise ValueError(
+                f"the model maps {widths[0]} to {widths[1]} numbers but the data's rows map "
+                f"{shapes[0]} to {shapes[1]}"
+            )
+
+    def _check_schedule(self) -> None:
+        schedule = self.schedule
+        schedule.check(channel_capacity=self.capacity)
+        groups = self.gradient_groups
+        for rank, actions in enumerate(schedule.ranks):
+            latest: dict[tuple[int, int], int] = {}
+            for action in actions:
+                for a in (action,) if hasattr(action, "kind") else action:
+                    if a.kind not in EXECUTABLE or a.slice or schedule.copy_of:
+                        raise ValueError(
+                            f"{a} on rank {rank}: the engine runs F, I, W and B on whole "
+                            "sequences; this schedule can be checked and simulated"
+                        )
+                    if a.kind not in (Kind.W, Kind.B):
+                        continue
+                    group = a.microbatch * groups // schedule.num_microbatches
+                    before = latest.get((a.stage, group), -1)
+                    if a.microbatch < before:
+                        raise ValueError(
+                            f"{a} on rank {rank} comes after microbatch {before}: weight "
+                            "gradients must be added in ascending microbatch order, or the "
+                            "weights' bits would depend on the schedule"
+                        )
+                    latest[a.stage, group] = a.microbatch
+
+    # ---- what follows from the fields --------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """Messages that may wait in a channel."""
+        if self.channel_capacity is not None:
+            return self.channel_capacity
+        return max(1, self.schedule.minimum_channel_capacity())
+
+    @property
+    def chosen_clock(self) -> str:
+        """"wall" or "virtual": what "auto" comes to on this machine."""
+        if self.clock != "auto":
+            return self.clock
+        threads = self.threads_per_rank or 1
+        fits = self.schedule.num_ranks * threads <= cores.usable()
+        return "wall" if fits else "virtual"
+
+    @property
+    def chosen_threads(self) -> int:
+        """Threads of each rank: as asked, or what suits the clock."""
+        if self.threads_per_rank is not None:
+            return self.threads_per_rank
+        return cores.usable() if self.chosen_clock == "virtual" else 1
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens (or rows) that one step trains on."""
+        return self.microbatch_size * self.model.context * (self.num_microbatches or 0)
+
+    def memory(self) -> MemoryPlan:
+        """What every rank will allocate, before anything is."""
+        return plan(
+            self.partition,
+            self.schedule,
+            microbatch_size=self.microbatch_size,
+            channel_capacity=self.capacity,
+            optimizer=optimizers.KIND_OF[type(self.optimizer)],
+            gradient_groups=self.gradient_groups,
+            threads_per_rank=self.chosen_threads,
+        )
+
+    # ---- TOML --------------------------------------------------------------------------
+
+    def to_toml(self, path: str | Path | None = None) -> str:
+        """The job as TOML text, written to ``path`` if one is given."""
+        plain = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in _TABLES and getattr(self, f.name) is not None
+        }
+        # TOML has no null: "clip = 0" is no clipping.
+        plain["clip"] = self.clip or 0.0
+        document = {
+            "format": FORMAT,
+            **plain,
+            "model": dict(self.model.config),
+            "partition": {"boundaries": list(self.partition.boundaries)},
+            "schedule": _schedule_to_dict(self.schedule),
+            "data": self.data.to_dict(),
+            "optimizer": optimizers.to_dict(self.optimizer),
+            "learning_rate": optimizers.to_dict(self.learning_rate),
+        }
+        if self.model.weights:
+            document["weights"] = self.model.weights
+        text = tomli_w.dumps(document)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_toml(cls, source: str | Path) -> Job:
+        """A job from a TOML file or text. Raises ValueError naming what is wrong in it."""
+        document = _read(source)
+        form = document.pop("format", None)
+        if form != FORMAT:
+            raise ValueError(
+                f"the job's format is {form!r}; this version reads format {FORMAT}"
+            )
+        missing = [k for k in _TABLES if k not in document]
+        if missing:
+            raise ValueError(f"the job lacks {', '.join(missing)}")
+        weights = document.pop("weights", None)
+        model = Model.from_config(document.pop("model"))
+        if weights:
+            model = Model(model.config, model.layers, weights)
+        boundaries = document.pop("partition").get("boundaries")
+        partition = Partition(model, boundaries=boundaries)
+        schedule = _schedule_from_dict(document.pop("schedule"))
+        data = Data.from_dict(document.pop("data"))
+        optimizer = optimizers.from_dict(document.pop("optimizer"))
+        learning_rate = optimizers.from_dict(document.pop("learning_rate"))
+        document["clip"] = document.get("clip") or None
+        unknown = set(document) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"the job has unknown entries: {', '.join(sorted(unknown))}")
+        return cls(
+            model=model,
+            partition=partition,
+            schedule=schedule,
+            data=data,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            **document,
+        )
+
+
+_TABLES = ("model", "partition", "schedule", "data", "optimizer", "learning_rate")
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    is_text = isinstance(source, str) and "\n" in source
+    try:
+        if is_text:
+            return tomllib.loads(str(source))
+        path = Path(source)
+        if not path.is_file():
+            raise ValueError(f"no job file at {path}")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the job is not TOML: {error}") from None
+
+
+def _schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
+    return {
+        "name": schedule.name,
+        "num_microbatches": schedule.num_microbatches,
+        "stage_to_rank": list(schedule.stage_to_rank),
+        "ranks": [" ".join(str(a) for a in actions) for actions in schedule.ranks],
+    }
+
+
+def _schedule_from_dict(values: dict[str, Any]) -> Schedule:
+    try:
+        return Schedule(
+            name=values["name"],
+            ranks=[row.split() for row in values["ranks"]],
+            stage_to_rank=values["stage_to_rank"],
+            num_microbatches=values["num_microbatches"],
+        )
+    except (KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"the job's schedule is incomplete: {error}") from None
