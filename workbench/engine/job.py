@@ -229,7 +229,7 @@ class Job:
         """Tokens (or rows) that one step trains on."""
         return self.microbatch_size * self.model.context * (self.num_microbatches or 0)
 
-    def memory(self) -> MemoryPlan:
+    def memory(self, with_loss: bool = True) -> MemoryPlan:
         """What every rank will allocate, before anything is."""
         return plan(
             self.partition,
@@ -239,6 +239,7 @@ class Job:
             optimizer=optimizers.KIND_OF[type(self.optimizer)],
             gradient_groups=self.gradient_groups,
             threads_per_rank=self.chosen_threads,
+            with_loss=with_loss,
         )
 
     # ---- TOML --------------------------------------------------------------------------

@@ -1,0 +1,199 @@
+"""From a job to a C engine: tapes bound to arenas, programs as tables.
+
+Everything an engine needs is worked out here, ahead of time; after this no Python runs inside
+a step. The memory plan decides where every byte lies; this file only writes it into tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from cython_kernels import _runtime, _timeline, tables
+
+from ..memory import MemoryPlan, PlannedStep, flat
+from ..model import Call
+from ..schedule import KIND_CODE, Action, Kind, Program, graph, lower_forward
+from . import cores
+from .job import Job
+from .optimizers import SGD, AdamW
+
+RING_EVENTS = 1 << 15
+_REGION = {name: code for code, name in enumerate(tables.REGIONS)}
+
+
+@dataclass
+class Built:
+    """A C engine with its arenas, and where every parameter lies in them."""
+
+    engine: _runtime.Engine
+    plan: MemoryPlan
+    arenas: list[np.ndarray]
+    programs: tuple[tuple[Action, ...], ...]
+
+    def weights(self) -> list[tuple[int, str, np.ndarray]]:
+        """(layer, name, float32 view of the live weights), in layer order."""
+        return list(self._views("param"))
+
+    def gradients(self) -> list[tuple[int, str, np.ndarray]]:
+        """(layer, name, float32 view of group 0's gradients), in layer order."""
+        return list(self._views("grad"))
+
+    def _views(self, region: str):  # type: ignore[no-untyped-def]
+        for stage in self.plan.stages:
+            arena, base = self.arenas[stage.rank], getattr(stage, region)
+            for slot in stage.tapes.parameters:
+                count = int(np.prod(slot.shape))
+                begin = base + slot.offset
+                values = arena[begin : begin + 4 * count].view(np.float32)
+                yield slot.layer, slot.name, values.reshape(slot.shape)
+
+
+def _calls(calls: Sequence[Call]) -> np.ndarray:
+    table = np.zeros(len(calls), tables.CALL)
+    table["region"] = -1
+    for row, call in zip(table, calls, strict=True):
+        row["op"] = _runtime.OPS[call.op]
+        for i, ref in enumerate(call.pointers):
+            if ref is not None:
+                row["region"][i], row["offset"][i] = _REGION[ref.region], ref.offset
+        row["size"][: len(call.sizes)] = call.sizes
+        row["scalar"][: len(call.scalars)] = call.scalars
+    return table
+
+
+def _channel_indices(plan: MemoryPlan) -> dict[tuple[int, Kind], int]:
+    return {(c.source, c.kind): i for i, c in enumerate(plan.channels)}
+
+
+def _stages(plan: MemoryPlan) -> tuple[np.ndarray, list[Call]]:
+    table = np.zeros(len(plan.stages), tables.STAGE)
+    channel = _channel_indices(plan)
+    calls: list[Call] = []
+    num_params = 0
+    for s, (row, stage) in enumerate(zip(table, plan.stages, strict=True)):
+        tapes = stage.tapes
+        for name in ("param", "grad", "constant", "saved", "held", "scratch"):
+            row[name] = getattr(stage, name)
+        row["grad_stride"] = tapes.param_bytes
+        row["saved_stride"], row["held_stride"] = tapes.saved_bytes, tapes.held_bytes
+        row["rank"] = stage.rank
+        three = (tapes.forward, tapes.backward_input, tapes.backward_weight)
+        for i, tape in enumerate(three):
+            row["tape_first"][i], row["tape_count"][i] = len(calls), len(tape)
+            calls.extend(tape)
+        row["channel_in"] = channel.get((s - 1, Kind.F), -1)
+        row["channel_out"] = channel.get((s, Kind.F), -1)
+        row["channel_din"] = channel.get((s, Kind.B), -1)
+        row["channel_dout"] = channel.get((s + 1, Kind.B), -1)
+        row["param_first"], row["param_count"] = num_params, len(tapes.parameters)
+        num_params += len(tapes.parameters)
+    return table, calls
+
+
+def _channels(plan: MemoryPlan) -> np.ndarray:
+    table = np.zeros(len(plan.channels), tables.CHANNEL)
+    names = ("offset", "buffer_bytes", "producer", "consumer", "num_buffers", "capacity")
+    for row, channel in zip(table, plan.channels, strict=True):
+        for name in names:
+            row[name] = getattr(channel, name)
+    return table
+
+
+def _params(plan: MemoryPlan, weight_decay: float) -> np.ndarray:
+    rows = []
+    for stage in plan.stages:
+        for slot in stage.tapes.parameters:
+            first = stage.optimizer + slot.offset
+            decay = weight_decay if slot.decay else 0.0
+            count = int(np.prod(slot.shape))
+            rows.append((slot.offset, first, first + stage.tapes.param_bytes, count, decay, 0))
+    return np.array(rows, tables.PARAM)
+
+
+def _steps(planned: Sequence[PlannedStep], groups: int, num_microbatches: int) -> np.ndarray:
+    table = np.zeros(len(planned), tables.STEP)
+    for row, step in zip(table, planned, strict=True):
+        a = step.action
+        row["kind"], row["stage"] = KIND_CODE[a.kind], a.stage
+        row["microbatch"], row["slice"] = a.microbatch, a.slice
+        row["saved_slot"], row["held_slot"] = step.saved_slot, step.held_slot
+        row["group"] = max(0, a.microbatch) * groups // num_microbatches
+        row["live"], row["bytes"] = step.live, step.bytes
+    return table
+
+
+def _config(job: Job, plan: MemoryPlan, num_params: int, keep_gradients: bool) -> np.ndarray:
+    config = np.zeros(1, tables.CONFIG)
+    row, optimizer = config[0], job.optimizer
+    if isinstance(optimizer, AdamW):
+        row["optimizer"] = tables.ADAMW
+        row["beta1"], row["beta2"] = optimizer.betas
+        row["epsilon"] = optimizer.eps
+    elif isinstance(optimizer, SGD):
+        row["optimizer"] = tables.SGD
+        row["beta1"] = optimizer.momentum
+    row["clip"], row["wait_limit"] = job.clip or 0.0, job.wait_limit
+    row["ring_events"] = RING_EVENTS
+    row["num_ranks"], row["num_stages"] = job.schedule.num_ranks, job.schedule.num_stages
+    row["num_microbatches"] = job.schedule.num_microbatches
+    row["num_channels"], row["num_params"] = len(plan.channels), num_params
+    row["gradient_groups"] = job.gradient_groups
+    row["threads_per_rank"] = job.chosen_threads
+    row["batch"] = job.microbatch_size
+    busy = 1 if job.chosen_clock == "virtual" else job.schedule.num_ranks
+    row["spin"] = busy * job.chosen_threads <= cores.usable()
+    row["keep_gradients"] = keep_gradients
+    return config
+
+
+def _set_program(
+    engine: _runtime.Engine, number: int, programs: Sequence[Program], job: Job, virtual: bool
+) -> None:
+    if not virtual:
+        return
+    g = graph(programs, job.capacity)
+    previous, starts, deps, node_rank, node_step = (
+        np.asarray(column, np.int32)
+        for column in (g.previous, g.dep_start, g.dep, g.node_rank, g.node_step)
+    )
+    order = np.asarray(_timeline.topological_order(previous, starts, deps), np.int32)
+    engine.set_graph(number, order, previous, starts, deps, node_rank, node_step)
+
+
+def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> Built:
+    """A C engine for the job, its weights still zero. Without loss it only computes logits.
+
+    Raises MemoryError, with what each rank needs, when the system has no room for it.
+    """
+    plan = job.memory(with_loss)
+    stages, calls = _stages(plan)
+    params = _params(plan, job.optimizer.weight_decay)
+    config = _config(job, plan, len(params), keep_gradients)
+    sizes = np.array(plan.arena_bytes, np.int64)
+    try:
+        engine = _runtime.Engine(config, stages, _channels(plan), params, _calls(calls), sizes)
+    except MemoryError as error:
+        raise MemoryError(f"{error}; the job needs, per rank:\n{plan}") from None
+    schedule, groups = job.schedule, job.gradient_groups
+    virtual = job.chosen_clock == "virtual"
+    training = [
+        Program(p.rank, tuple(flat(p.steps))) for p in schedule.programs(optimizer=True)
+    ]
+    evaluation = lower_forward(schedule)
+    for number, programs in ((tables.TRAIN, training), (tables.EVALUATE, evaluation)):
+        for r, program in enumerate(programs):
+            planned: Sequence[PlannedStep] = plan.steps[r]
+            if number == tables.EVALUATE:
+                planned = [PlannedStep(a) for a in flat(program.steps)]
+            table = _steps(planned, groups, schedule.num_microbatches)
+            engine.set_program(number, r, table)
+        _set_program(engine, number, programs, job, virtual)
+    arenas = [np.frombuffer(engine.arena(r), np.uint8) for r in range(schedule.num_ranks)]
+    for stage in plan.stages:
+        for offset, values in stage.tapes.constants:
+            begin = stage.constant + offset
+            arenas[stage.rank][begin : begin + values.nbytes] = values.ravel().view(np.uint8)
+    actions = tuple(tuple(p.steps) for p in training)
+    return Built(engine, plan, arenas, actions)

@@ -1,0 +1,408 @@
+"""Run: the handle of a launched job.
+
+A driver thread starts the C engine, reads its events at its own pace and writes the run's
+folder at the end; the notebook's own thread stays free. The engine never waits for any of
+this, and nothing here can reach into a step.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+from cython_kernels import _runtime, tables
+
+from ..checkpoint import RunFolder, load_weights, weights_hash
+from ..model import initial_weights
+from ..trace import BubbleReport, Trace
+from . import output
+from .build import Built, build
+from .errors import RunError, explain
+from .events import EventLog
+from .job import Job
+
+POLL_SECONDS = 0.05
+MAX_EVENTS = 2_000_000
+
+#: A run is over in these states; "stopped" can be resumed.
+OVER = ("stopped", "finished", "failed")
+
+
+class Run:
+    """A job being run. Made by ``wb.launch``.
+
+    ``state`` is one of "starting", "running", "paused", "stopped", "finished", "failed".
+    """
+
+    def __init__(self, job: Job, folder: RunFolder) -> None:
+        self.job = job
+        self.folder = folder.path
+        self.id = folder.path.name
+        self.state = "starting"
+        self.error: BaseException | None = None
+        self.evaluations: dict[int, float] = {}
+        self._folder = folder
+        self._built: Built = build(job)
+        self._set_weights()
+        self._events = EventLog(self._built.engine, job.schedule.num_ranks, MAX_EVENTS)
+        self._losses = np.full((job.steps, job.num_microbatches or 0), np.nan)
+        self._norms = np.full(job.steps, np.nan)
+        factors = job.learning_rate.factors(job.steps)
+        self._rates = (job.optimizer.lr * factors).astype(np.float32)
+        self._done = 0  # steps whose update is complete
+        self._part = 0  # where the request under way began
+        self._origin = _runtime.now()
+        self._marks: deque[tuple[float, int]] = deque(maxlen=20)  # when which step was done
+        self._wish: str | None = None  # "pause" or "stop"
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._changed = threading.Condition()
+        self._driver: threading.Thread | None = None
+
+    def _set_weights(self) -> None:
+        """Seeded initial weights, or those of the model's file."""
+        model = self.job.model
+        views = self._built.weights()
+        if model.weights is not None:
+            loaded = load_weights(model.weights)
+            for layer, name, view in views:
+                key = f"{model.layers[layer].name}.{name}"
+                if key not in loaded or loaded[key].shape != view.shape:
+                    raise ValueError(f"{model.weights} has no {key} of shape {view.shape}")
+                view[...] = loaded[key]
+            return
+        fresh = initial_weights(model, self.job.seed)
+        for (_, _, view), (_, _, values) in zip(views, fresh, strict=True):
+            view[...] = values
+
+    # ---- control -----------------------------------------------------------------------
+
+    def start(self) -> Run:
+        """Starts, or goes on after a pause or stop, in the background."""
+        with self._lock:
+            if self._driver is not None and self._driver.is_alive():
+                raise RuntimeError(f"run {self.id} is running already")
+            if self._done == self.job.steps or self.state == "failed":
+                raise RuntimeError(f"run {self.id} is {self.state}: there is nothing to do")
+            self._wish = None
+            self._over.clear()
+            self._driver = threading.Thread(
+                target=self._drive, name=f"run-{self.id}", daemon=True
+            )
+            self._driver.start()
+        return self
+
+    def pause(self, timeout: float | None = None) -> Run:
+        """Holds the run at the end of the step under way; ``resume`` goes on."""
+        return self._end_with("pause", timeout)
+
+    def stop(self, timeout: float | None = None) -> Run:
+        """Ends the run at the end of its step and writes its folder. Nothing is lost: the
+        weights, losses and trace so far are kept, and ``resume`` goes on from there."""
+        return self._end_with("stop", timeout)
+
+    def _end_with(self, wish: str, timeout: float | None) -> Run:
+        if self.state in ("finished", "failed"):
+            return self
+        self._wish = wish
+        self._built.engine.stop()
+        driver = self._driver
+        if driver is not None:
+            driver.join(timeout)
+        if wish == "stop" and self.state == "paused":
+            self._finish("stopped")
+        return self
+
+    def resume(self) -> Run:
+        """Goes on after a pause or a stop."""
+        return self.start()
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """Blocks until the run is over or paused, or ``timeout`` seconds have passed.
+
+        An interrupt gives the prompt back at once (KeyboardInterrupt); the run then stops at
+        the end of its step, writes its folder, and can be resumed. Raises RunError when the
+        run has failed.
+        """
+        limit = None if timeout is None else time.monotonic() + timeout
+        try:
+            while not self._over.wait(POLL_SECONDS):
+                if limit is not None and time.monotonic() >= limit:
+                    return self
+        except KeyboardInterrupt:
+            self._wish = "stop"
+            self._built.engine.stop()
+            raise
+        if self.error is not None:
+            raise self.error
+        return self
+
+    # ---- the driver thread -------------------------------------------------------------
+
+    def _drive(self) -> None:
+        try:
+            if not self.evaluations and self.job.evaluate:
+                self.evaluations[self._done] = self.evaluate()
+            self._train()
+            if self._done == self.job.steps:
+                self.evaluations[self._done] = self.evaluate() if self.job.evaluate else np.nan
+                self._finish("finished")
+            elif self._wish == "stop":
+                self._finish("stopped")
+            else:
+                self._set_state("paused")
+        except BaseException as error:  # told at wait(), and to whoever watches
+            self.error = error
+            self._finish("failed")
+        finally:
+            self._over.set()
+
+    def _train(self) -> None:
+        first, last = self._done, self.job.steps
+        if self._wish is not None:
+            return
+        self._part = first
+        self._set_state("running")
+        self._start_engine(tables.TRAIN, first, last, self._losses[first:], self._norms[first:])
+        # A wish that came while the engine was being started has not reached it.
+        if self._wish is not None:
+            self._built.engine.stop()
+        self._follow()
+        self._raise_if_failed()
+
+    def _start_engine(
+        self, program: int, first: int, last: int, losses: np.ndarray, norms: np.ndarray
+    ) -> None:
+        data, job = self.job.data, self.job
+        training = program == tables.TRAIN
+        inputs = data.train if training else data.held_out
+        text = job.model.is_language_model
+        if text:
+            targets, kind = inputs, inputs.dtype.itemsize
+            windows = len(inputs) - job.model.context
+            stride = job.model.context
+        else:
+            targets = data.train_targets if training else data.held_out_targets
+            kind, windows, stride = 0, len(inputs), 1
+        self._built.engine.start(
+            program,
+            first,
+            last,
+            inputs,
+            targets,
+            kind,
+            windows,
+            job.seed,
+            int(not training),
+            stride,
+            self._rates,
+            losses,
+            norms,
+            self._origin,
+        )
+
+    def _follow(self) -> None:
+        """Reads events until every rank has ended."""
+        engine = self._built.engine
+        self._marks.clear()
+        self._marks.append((time.monotonic(), self._part))
+        while engine.running:
+            new = self._events.drain()
+            # Full rings are drained at once; otherwise there is time.
+            time.sleep(0 if new > 1 << 13 else POLL_SECONDS / 5)
+            done = self._part + engine.done_steps
+            if done > self._done:
+                self._marks.append((time.monotonic(), done))
+            self._done = done
+        self._done = max(self._part, engine.finish())
+        self._events.drain()
+
+    def _raise_if_failed(self) -> None:
+        error = self._built.engine.error
+        if error is not None:
+            raise explain(
+                error,
+                self._built.engine.positions(),
+                self._built.programs,
+                self.job.schedule.stage_to_rank,
+                self.job.wait_limit,
+            )
+
+    def _set_state(self, state: str) -> None:
+        self.state = state
+        with self._changed:
+            self._changed.notify_all()
+
+    def _finish(self, state: str) -> None:
+        """Writes the folder; an error on the way there fails the run but hides nothing."""
+        try:
+            output.write(self, self._folder, state)
+        except OSError as error:
+            self.error = self.error or error
+            state = "failed"
+        self._set_state(state)
+
+    # ---- what it has done --------------------------------------------------------------
+
+    def evaluate(self) -> float:
+        """Mean loss over ``job.evaluate`` steps of held-out data, read in order from its
+        beginning; nats per token. Only while no step is under way."""
+        job, engine = self.job, self._built.engine
+        if engine.running:
+            raise RuntimeError("the run is training: pause it first")
+        steps = max(1, job.evaluate)
+        losses = np.zeros((steps, job.num_microbatches or 0))
+        self._start_engine(tables.EVALUATE, 0, steps, losses, np.zeros(steps))
+        while engine.running:
+            time.sleep(POLL_SECONDS / 10)
+        engine.finish()
+        self._raise_if_failed()
+        return float(losses.mean())
+
+    @property
+    def steps_done(self) -> int:
+        return self._done
+
+    @property
+    def losses(self) -> np.ndarray:
+        """(steps done,) mean loss of each step, its microbatches added in ascending order."""
+        rows = self._losses[: self._done]
+        total = np.zeros(len(rows))
+        for column in rows.T:
+            total += column
+        return total / self._losses.shape[1]
+
+    @property
+    def gradient_norms(self) -> np.ndarray:
+        """(steps done,) global gradient norms, before clipping."""
+        return self._norms[: self._done].copy()
+
+    @property
+    def learning_rates(self) -> np.ndarray:
+        """(steps done,) float32 learning rates."""
+        return self._rates[: self._done].copy()
+
+    @property
+    def events_dropped(self) -> int:
+        """Events that are not in ``trace``: past the limit, or overwritten before being read."""
+        return self._events.dropped + self._events.lost
+
+    @property
+    def trace(self) -> Trace:
+        """What was measured so far: ``measured``, or ``assembled`` under the virtual clock."""
+        return self._trace(self._events.all())
+
+    def _trace(self, events: np.ndarray) -> Trace:
+        schedule = self.job.schedule
+        return Trace.from_events(
+            events,
+            source=self.source_label,
+            metadata={
+                "schedule": schedule.name,
+                "num_ranks": schedule.num_ranks,
+                "num_stages": schedule.num_stages,
+                "num_microbatches": schedule.num_microbatches,
+                "channel_capacity": self.job.capacity,
+                "threads_per_rank": self.job.chosen_threads,
+                "run": self.id,
+                "events_dropped": self.events_dropped,
+            },
+        )
+
+    @property
+    def report(self) -> BubbleReport:
+        """The bubbles of the run's last steps (at most 20; the first one warms up)."""
+        return self.recent_trace().bubbles()
+
+    def recent_trace(self, steps: int = 20) -> Trace:
+        """The trace of the last whole steps."""
+        last = self._done
+        first = max(min(1, last - 1), last - steps, 0)
+        return self._trace(self._events.from_step(first)).step_range(first, last)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies of all weights by name ("block0.qkv.weight"), in layer order."""
+        layers = self.job.model.layers
+        views = self._built.weights()
+        return {f"{layers[i].name}.{name}": view.copy() for i, name, view in views}
+
+    def weights_hash(self) -> str:
+        """SHA-256 over every parameter's bytes in layer order; free of the layout."""
+        return weights_hash(view for _, _, view in self._built.weights())
+
+    def generate(
+        self, prompt: str = "\n", num_tokens: int = 200, temperature: float = 0.8, seed: int = 0
+    ) -> str:
+        """Text that the model writes after ``prompt``. Only while no step is under way."""
+        from .sample import generate
+
+        if self._built.engine.running:
+            raise RuntimeError("the run is training: pause or wait for it first")
+        return generate(self.job, self._built.weights(), prompt, num_tokens, temperature, seed)
+
+    # ---- watching ----------------------------------------------------------------------
+
+    @property
+    def num_ranks(self) -> int:
+        return self.job.schedule.num_ranks
+
+    @property
+    def title(self) -> str:
+        return f"{self.job.schedule.name} on {self.num_ranks} ranks, run {self.id}"
+
+    @property
+    def source_label(self) -> str:
+        return "assembled" if self.job.chosen_clock == "virtual" else "measured"
+
+    def snapshot(self, cursor: int = 0) -> tuple[int, dict[str, np.ndarray]]:
+        """(new cursor, columns of the events since ``cursor``), times in ns since launch."""
+        cursor, events = self._events.since(cursor)
+        return cursor, {name: events[name] for name in events.dtype.names or ()}
+
+    def progress(self) -> dict[str, Any]:
+        """Step, loss, tokens/s and bubble of now, as plain values."""
+        losses = self.losses
+        recent = self.recent_trace(2) if self._done else None
+        bubble = recent.bubbles().bubble_fraction if recent is not None and len(recent) else None
+        return {
+            "state": self.state,
+            "step": self._done,
+            "steps": self.job.steps,
+            "loss": float(losses[-1]) if len(losses) else None,
+            "tokens_per_second": self.tokens_per_second,
+            "bubble_fraction": bubble,
+        }
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens trained on per second of the wall clock, over the last steps seen."""
+        marks = list(self._marks)
+        if len(marks) < 2 or marks[-1][1] == marks[0][1]:
+            return None
+        (t0, step0), (t1, step1) = marks[0], marks[-1]
+        return self.job.tokens_per_step * (step1 - step0) / (t1 - t0)
+
+    def watch(self) -> Any:
+        """Shows the live timeline in the notebook and returns at once."""
+        # The one look upwards in the house: drawing is ui's, the handle is ours, and a
+        # headless rank must not load widgets.
+        return importlib.import_module("workbench.ui").watch(self)
+
+    def __repr__(self) -> str:
+        return f"Run({self.id}, {self.state}, step {self._done} of {self.job.steps})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        loss = f"{self.losses[-1]:.4f}" if self._done else "-"
+        return (
+            f"<table><tr><th>run</th><td>{escape(self.id)}</td></tr>"
+            f"<tr><th>state</th><td>{self.state}</td></tr>"
+            f"<tr><th>step</th><td>{self._done} of {self.job.steps}</td></tr>"
+            f"<tr><th>loss</th><td>{loss}</td></tr>"
+            f"<tr><th>folder</th><td>{escape(str(self.folder))}</td></tr></table>"
+        )
