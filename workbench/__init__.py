@@ -1,0 +1,76 @@
+"""Pipeline Workbench: pipeline-parallel training in a notebook.
+
+One schedule is checked, simulated, executed in C and drawn. Import as ``import workbench as
+wb``. This page is the whole public interface; what needs widgets is loaded when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .data import Data
+from .engine import SGD, AdamW, Constant, Job, Run, RunError, WarmupCosine
+from .launcher import launch
+from .memory import MemoryPlan
+from .model import Model
+from .partition import Partition
+from .schedule import (
+    SCHEDULES,
+    Action,
+    Kind,
+    Overlap,
+    Program,
+    Schedule,
+    ScheduleError,
+)
+from .simulator import CostModel, simulate
+from .trace import BubbleReport, Trace, compare
+
+if TYPE_CHECKING:
+    from .ui import Timeline, Workbench
+
+__version__ = "0.1.0"
+
+#: Names that need widgets; loaded on first use, so that ranks start fast and headless.
+_LAZY = {"Timeline": ".ui", "Workbench": ".ui"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = [
+    "SCHEDULES",
+    "SGD",
+    "Action",
+    "AdamW",
+    "BubbleReport",
+    "Constant",
+    "CostModel",
+    "Data",
+    "Job",
+    "Kind",
+    "MemoryPlan",
+    "Model",
+    "Overlap",
+    "Partition",
+    "Program",
+    "Run",
+    "RunError",
+    "Schedule",
+    "ScheduleError",
+    "Timeline",
+    "Trace",
+    "WarmupCosine",
+    "Workbench",
+    "compare",
+    "launch",
+    "simulate",
+]

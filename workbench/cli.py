@@ -1,0 +1,209 @@
+"""The command line: the same things without a notebook.
+
+    workbench run [job.toml]     train; without a file, the main job
+    workbench schedule NAME      draw, check and simulate a schedule
+    workbench doctor             what this machine offers
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cython_kernels import _kernels
+
+from .data import Data
+from .engine import AdamW, Job, Run, RunError, WarmupCosine, cores
+from .launcher import launch
+from .model import Model
+from .partition import Partition
+from .schedule import SCHEDULES, Schedule
+from .simulator import CostModel, simulate
+
+
+def main_job(options: argparse.Namespace) -> Job:
+    """The main job: a byte-level GPT over four stages on text that every machine has."""
+    model = Model.preset(options.model)
+    split = Partition.balanced(model, num_stages=options.stages, by="flops")
+    schedule = Schedule.make(
+        options.schedule, num_ranks=options.stages, num_microbatches=options.microbatches
+    )
+    return Job(
+        model=model,
+        partition=split,
+        schedule=schedule,
+        data=Data.text(options.text),
+        microbatch_size=options.microbatch_size,
+        optimizer=AdamW(lr=options.lr),
+        learning_rate=WarmupCosine(warmup=min(20, options.steps // 5)),
+        steps=options.steps,
+        seed=options.seed,
+        clock=options.clock,
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="workbench", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train; without a job file, the main job")
+    run.add_argument("job", nargs="?", help="a job.toml; the options below are then ignored")
+    run.add_argument("--text", help='file, folder or "shakespeare"; default: Python\'s sources')
+    run.add_argument("--model", default="byte-gpt-3.7m", help="a preset")
+    run.add_argument("--stages", type=_positive, default=4)
+    run.add_argument("--schedule", default="1f1b", help=", ".join(SCHEDULES))
+    run.add_argument("--microbatches", type=_positive, default=8)
+    run.add_argument("--microbatch-size", type=_positive, default=2, help="sequences")
+    run.add_argument("--steps", type=_positive, default=300)
+    run.add_argument("--lr", type=float, default=2e-3)
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--clock", choices=("auto", "wall", "virtual"), default="auto")
+    run.add_argument("--folder", type=Path, help="where the run's files go")
+    run.add_argument("--prompt", default="def ", help="start of the sample at the end")
+    run.add_argument("--sample", type=int, default=200, help="bytes to sample; 0: none")
+    draw = commands.add_parser("schedule", help="draw, check and simulate a schedule")
+    draw.add_argument("name", help=", ".join(SCHEDULES))
+    draw.add_argument("--ranks", type=_positive, default=4)
+    draw.add_argument("--microbatches", type=_positive, default=8)
+    draw.add_argument("--csv", type=Path, help="also write it as PyTorch's CSV")
+    commands.add_parser("doctor", help="what this machine offers")
+    return parser
+
+
+# ---- run -------------------------------------------------------------------------------------
+
+
+def _describe(job: Job) -> None:
+    print(job.data.describe())
+    print(
+        f"model      {job.model.config['kind']}, {job.model.params:,} parameters, "
+        f"{job.model.num_layers} layers in {job.partition.num_stages} stages "
+        f"{list(job.partition.boundaries)}"
+    )
+    print(
+        f"schedule   {job.schedule.name}, {job.schedule.num_ranks} ranks, "
+        f"{job.num_microbatches} microbatches of {job.microbatch_size} x "
+        f"{job.model.context} tokens"
+    )
+    if job.chosen_clock == "virtual":
+        print(
+            f"clock      virtual: {job.schedule.num_ranks} ranks on {cores.usable()} usable "
+            "cores run one after another, and the timeline is assembled as if each had "
+            f"{job.chosen_threads} cores of its own"
+        )
+    else:
+        print(f"clock      wall: {job.schedule.num_ranks} ranks, {cores.usable()} usable cores")
+    arenas = ", ".join(f"{size / 2**20:.0f}" for size in job.memory().arena_bytes)
+    print(f"memory     {arenas} MiB per rank; kernels: {_kernels.isa()}")
+
+
+def _follow(run: Run) -> None:
+    """A progress bar until the run is over."""
+    from tqdm import tqdm
+
+    with tqdm(total=run.job.steps, unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
+        while True:
+            over = run.state in ("finished", "stopped", "failed", "paused")
+            now = run.progress()
+            bar.update(now["step"] - bar.n)
+            bar.set_postfix_str(_postfix(now), refresh=False)
+            if over:
+                return
+            time.sleep(0.2)
+
+
+def _postfix(now: dict[str, Any]) -> str:
+    parts = []
+    if now["loss"] is not None:
+        parts.append(f"loss {now['loss']:.3f}")
+    if now["tokens_per_second"] is not None:
+        parts.append(f"{now['tokens_per_second']:,.0f} tokens/s")
+    if now["bubble_fraction"] is not None:
+        parts.append(f"bubble {100 * now['bubble_fraction']:.1f} %")
+    return ", ".join(parts)
+
+
+def _conclude(run: Run, prompt: str, sample: int) -> None:
+    print(f"\nrun {run.id}: {run.state} after {run.steps_done} of {run.job.steps} steps")
+    for step, loss in run.evaluations.items():
+        print(f"held-out loss after step {step:4}: {loss:.4f} nats per token")
+    if run.job.model.is_language_model:
+        entropy = run.job.data.unigram_entropy()
+        print(f"unigram entropy of that text:  {entropy:.4f} nats per token")
+    if run.steps_done:
+        print(f"\nBubbles of the last steps ({run.source_label}):\n{run.report}")
+    if run.job.model.is_language_model and sample and run.steps_done:
+        print(f"\nSample after {prompt!r}:\n{run.generate(prompt, sample)}")
+    print(f"\nweights sha256 {run.weights_hash()}")
+    print(f"files in {run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}")
+
+
+def _run(options: argparse.Namespace) -> int:
+    job = Job.from_toml(Path(options.job)) if options.job else main_job(options)
+    _describe(job)
+    run = launch(job, folder=options.folder)
+    try:
+        _follow(run)
+        run.wait()
+    except KeyboardInterrupt:
+        print("\nstopping at the end of this step (interrupt again to give up)", file=sys.stderr)
+        run.stop()
+    _conclude(run, options.prompt, options.sample)
+    return 0 if run.state == "finished" else 130
+
+
+# ---- schedule, doctor ------------------------------------------------------------------------
+
+
+def _schedule(options: argparse.Namespace) -> int:
+    schedule = Schedule.make(
+        options.name, num_ranks=options.ranks, num_microbatches=options.microbatches
+    )
+    schedule.check()
+    print(schedule)
+    print(f"\nsmallest channel capacity without deadlock: {schedule.minimum_channel_capacity()}")
+    print(f"\nF = I = W = 1:\n{simulate(schedule, CostModel.uniform()).bubbles()}")
+    if options.csv:
+        options.csv.write_text(schedule.to_csv(), encoding="utf-8")
+    return 0
+
+
+def _doctor() -> int:
+    available = ", ".join(_kernels.available_isas())
+    print(f"python     {platform.python_version()} on {platform.platform()}")
+    print(f"cores      {cores.usable()} usable of {os.cpu_count()}")
+    print(f"kernels    {_kernels.isa()} (this build holds, and this machine runs: {available})")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status. Mistakes are told without a traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "run":
+            return _run(options)
+        if options.command == "schedule":
+            return _schedule(options)
+        return _doctor()
+    except (ValueError, RunError, MemoryError, OSError) as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
