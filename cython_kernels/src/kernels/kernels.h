@@ -71,6 +71,11 @@ typedef struct ck_kernels {
     void (*swiglu_backward)(float *dgate_up, const float *dout, const float *gate_up,
                             int64_t rows, int64_t hidden, CK_TEAM);
     void (*add)(float *out, const float *a, const float *b, int64_t n, CK_TEAM);
+    /* the elementary functions that other kernels inline, so that their accuracy is measured;
+     * log takes positive normal x */
+    void (*exp)(float *out, const float *x, int64_t n, CK_TEAM);
+    void (*log)(float *out, const float *x, int64_t n, CK_TEAM);
+    void (*sigmoid)(float *out, const float *x, int64_t n, CK_TEAM);
 
     /* ---- embedding and rotary positions (embedding.c) -----------------------------------
      * tokens: (batch, context) int32; token_table (vocab, width); position_table
@@ -103,7 +108,8 @@ typedef struct ck_kernels {
 
     /* ---- losses (losses.c) --------------------------------------------------------------
      * losses: (rows) fp32, one per row; dlogits = scale * (softmax(logits) - onehot(targets)),
-     * may be logits itself. A target of -1 is ignored: loss 0, gradient 0.
+     * may be logits itself, or NULL for the losses alone. A target of -1 is ignored: loss 0,
+     * gradient 0.
      * mse: losses[i] = mean_j (x-target)^2, dx = scale * 2/width * (x - target). */
     void (*cross_entropy)(float *losses, float *dlogits, const float *logits,
                           const int32_t *targets, int64_t rows, int64_t vocab, float scale,
@@ -126,6 +132,17 @@ typedef struct ck_kernels {
     void (*sgd)(float *param, float *buf, const float *grad, int64_t n, float lr,
                 float momentum, float weight_decay, float grad_scale, CK_TEAM);
 } ck_kernels;
+
+/* Every function of the table, in its order: table.c is filled and the tests are made from it. */
+#define CK_KERNEL_LIST(X)                                                                        \
+    X(gemm_workspace) X(gemm) X(bias_backward) X(layernorm_forward)                              \
+    X(layernorm_backward_input) X(layernorm_backward_weight) X(rmsnorm_forward)                  \
+    X(rmsnorm_backward_input) X(rmsnorm_backward_weight) X(relu_forward) X(relu_backward)        \
+    X(gelu_forward) X(gelu_backward) X(swiglu_forward) X(swiglu_backward) X(add) X(exp) X(log)   \
+    X(sigmoid) X(embedding_forward) X(embedding_backward_weight) X(rope)                         \
+    X(attention_workspace) X(attention_forward) X(attention_backward) X(cross_entropy) X(mse)    \
+    X(sum) X(sum_squares) X(adamw) X(sgd)
+extern const char *const ck_kernel_names[]; /* ended by NULL */
 
 /* Tables this build holds, best first, ended by NULL (dispatch.c). */
 extern const ck_kernels *const ck_tables[];
