@@ -212,7 +212,7 @@ cdef class Engine:
     def set_graph(self, int program, const int32_t[::1] order, const int32_t[::1] previous,
                   const int32_t[::1] dep_start, const int32_t[::1] dep,
                   const int32_t[::1] node_rank, const int32_t[::1] node_step):
-        """Gives the program's dependences: the engine then runs under the virtual clock."""
+        """Gives the program's dependences, which the virtual clock needs."""
         cdef int64_t n = order.shape[0], edges = dep.shape[0]
         if not (previous.shape[0] == node_rank.shape[0] == node_step.shape[0] == n
                 and dep_start.shape[0] == n + 1):

@@ -96,7 +96,7 @@ CONFIG = np.dtype(
         *((f"num_{n}", "i4") for n in ("ranks", "stages", "microbatches", "channels")),
         ("num_params", "i4"),
         *((name, "i4") for name in ("gradient_groups", "threads_per_rank", "batch")),
-        *((name, "i4") for name in ("optimizer", "spin", "keep_gradients")),
+        *((name, "i4") for name in ("optimizer", "spin", "virtual_clock", "keep_gradients")),
     ],
     align=True,
 )

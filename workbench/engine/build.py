@@ -144,6 +144,7 @@ def _config(job: Job, plan: MemoryPlan, num_params: int, keep_gradients: bool) -
     row["batch"] = job.microbatch_size
     busy = 1 if job.chosen_clock == "virtual" else job.schedule.num_ranks
     row["spin"] = busy * job.chosen_threads <= cores.usable()
+    row["virtual_clock"] = job.chosen_clock == "virtual"
     row["keep_gradients"] = keep_gradients
     return config
 

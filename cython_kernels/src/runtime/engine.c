@@ -19,8 +19,10 @@ static int create_rank(rk_engine *engine, int index, int64_t arena_bytes) {
     int64_t events = engine->config.ring_events;
     rank->ring.events = calloc((size_t)events, sizeof *rank->ring.events);
     rank->ring.mask = events - 1;
-    return rank->arena && rank->ring.events &&
-           rk_team_create(&rank->team, engine, engine->config.threads_per_rank);
+    int shares = engine->config.virtual_clock && index > 0;
+    rank->team = shares ? &engine->ranks[0].own_team : &rank->own_team;
+    int size = shares ? 1 : engine->config.threads_per_rank;
+    return rank->arena && rank->ring.events && rk_team_create(&rank->own_team, engine, size);
 }
 
 static int create_stage(rk_engine *engine, int index, const rk_stage_spec *spec) {
@@ -99,7 +101,6 @@ int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_
     graph->dep = copy_of(dep, num_edges, sizeof *dep);
     engine->node_rank[program] = copy_of(node_rank, num_nodes, sizeof *node_rank);
     engine->node_step[program] = copy_of(node_step, num_nodes, sizeof *node_step);
-    engine->virtual_clock = 1;
     int64_t most = 0;
     for (int p = 0; p < RK_NUM_PROGRAMS; p++)
         if (engine->graph[p].num_nodes > most) most = engine->graph[p].num_nodes;
@@ -110,7 +111,7 @@ int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_
 }
 
 static void destroy_rank(rk_rank *rank) {
-    rk_team_destroy(&rank->team);
+    rk_team_destroy(&rank->own_team);
     for (int p = 0; p < RK_NUM_PROGRAMS; p++) free(rank->steps[p]);
     free(rank->ring.events);
     os_free_pages(rank->arena, rank->arena_bytes);
@@ -176,11 +177,11 @@ int rk_start(rk_engine *engine, int program, int64_t first, int64_t last, const 
     int64_t now = os_now();
     int num_ranks = engine->config.num_ranks;
     for (int r = 0; r < num_ranks; r++) engine->rank_end[r] = now;
-    int threads = engine->virtual_clock ? 1 : num_ranks;
+    int threads = engine->config.virtual_clock ? 1 : num_ranks;
     atomic_store(&engine->running, threads);
     for (int r = 0; r < threads; r++) {
         rk_rank *rank = &engine->ranks[r];
-        rank->thread = engine->virtual_clock ? os_start(rk_run_virtual, engine)
+        rank->thread = engine->config.virtual_clock ? os_start(rk_run_virtual, engine)
                                              : os_start(rk_run_rank, rank);
         if (rank->thread) continue;
         rk_fail(engine, RK_NO_THREAD, rank);

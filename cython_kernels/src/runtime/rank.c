@@ -159,7 +159,7 @@ static void set_place(rk_rank *rank, const rk_step *step, rk_place *place) {
 
 static void run_tape(rk_rank *rank, const rk_step *step, int tape, const rk_place *place) {
     const rk_stage_spec *spec = &rank->engine->stages[step->stage].spec;
-    rk_run_tape(&rank->team, rank->engine->calls + spec->tape_first[tape],
+    rk_run_tape(rank->team, rank->engine->calls + spec->tape_first[tape],
                 spec->tape_count[tape], place);
 }
 

@@ -96,6 +96,7 @@ typedef struct rk_config {
     int32_t num_ranks, num_stages, num_microbatches, num_channels, num_params;
     int32_t gradient_groups, threads_per_rank, batch, optimizer;
     int32_t spin;           /* 1: every thread has a core of its own */
+    int32_t virtual_clock;  /* 1: ranks run one after another; their times are assembled */
     int32_t keep_gradients; /* 1: a step's gradients stay until the next step begins */
 } rk_config;
 
@@ -198,7 +199,8 @@ typedef struct rk_rank {
     int32_t num_steps[RK_NUM_PROGRAMS];
     rk_ring ring;
     rk_bell bell;
-    rk_team team;
+    rk_team *team; /* its own, or under the virtual clock, where one rank runs at a time, rank 0's */
+    rk_team own_team;
     os_thread *thread;
     _Atomic int32_t counter; /* program counter, for whoever asks why nothing moves */
     _Atomic int64_t at_step;
@@ -221,7 +223,6 @@ struct rk_engine {
     int32_t num_calls;
     double *square_sums; /* per parameter, doubled by step parity */
     /* The virtual clock's evaluator, per program; absent under the wall clock. */
-    int virtual_clock;
     tl_graph graph[RK_NUM_PROGRAMS];
     int32_t *node_rank[RK_NUM_PROGRAMS], *node_step[RK_NUM_PROGRAMS];
     int64_t *virtual_times; /* duration, origin, start, ready, end: 5 x nodes */
@@ -256,7 +257,7 @@ rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                      const rk_param_spec *params, const rk_call *calls, int64_t num_calls,
                      const int64_t *arena_bytes);
 int rk_set_program(rk_engine *engine, int program, int rank, const rk_step *steps, int64_t count);
-/* Gives the program's dependence graph: the engine then runs under the virtual clock. */
+/* Gives the program's dependence graph, which the virtual clock needs. */
 int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_edges,
                  const int32_t *order, const int32_t *previous, const int32_t *dep_start,
                  const int32_t *dep, const int32_t *node_rank, const int32_t *node_step);

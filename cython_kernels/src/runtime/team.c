@@ -9,8 +9,11 @@ struct rk_team_seat {
     int part;
 };
 
+/* Turns of spinning, then of yielding, before a member without work goes to sleep. */
+enum { SPINS = 4000, PATIENCE = SPINS + 50 };
+
 static void pause_briefly(const rk_team *team, int *turns) {
-    if (team->engine->config.spin && *turns < 4000)
+    if (team->engine->config.spin && *turns < SPINS)
         os_spin();
     else
         os_yield();
@@ -48,7 +51,7 @@ static void member_main(void *raw) {
         int turns = 0;
         while (atomic_load(&team->epoch) == seen) {
             if (atomic_load(&team->quit)) return;
-            if (turns < 20000)
+            if (turns < PATIENCE)
                 pause_briefly(team, &turns);
             else /* between steps or while the rank waits: let the core go */
                 os_wait(&team->epoch, seen, 1000000);

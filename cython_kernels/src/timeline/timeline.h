@@ -13,7 +13,7 @@
 typedef struct tl_graph {
     int64_t num_nodes;
     const int32_t *order;     /* topological order, num_nodes entries */
-    const int32_t *previous;  /* the same rank's previous node, or -1 */
+    const int32_t *previous;  /* the same rank's previous node: the node just before, or -1 */
     const int32_t *dep_start; /* CSR row starts, num_nodes + 1 entries */
     const int32_t *dep;       /* nodes this one waits for */
 } tl_graph;
