@@ -51,8 +51,10 @@ def topological_order(const int32_t[::1] previous, const int32_t[::1] dep_start,
     order = np.empty(n, np.int32)
     scratch = np.empty(2 * n + 1 + dep.shape[0], np.int32)
     cdef int32_t[::1] order_ = order, scratch_ = scratch
-    cdef tl_graph g = tl_graph(n, NULL, &previous[0], &dep_start[0],
-                               &dep[0] if dep.shape[0] else NULL)
+    cdef const int32_t *deps = NULL
+    if dep.shape[0]:
+        deps = &dep[0]
+    cdef tl_graph g = tl_graph(n, NULL, &previous[0], &dep_start[0], deps)
     with nogil:
         done = tl_order(&g, &order_[0], &scratch_[0])
     return order[:done]
@@ -84,10 +86,16 @@ def evaluate(const int32_t[::1] order, const int32_t[::1] previous,
     if n == 0:
         return times[0], times[1], times[2]
     cdef int64_t[:, ::1] t = times
-    cdef tl_graph g = tl_graph(n, &order[0], &previous[0], &dep_start[0],
-                               &dep[0] if dep.shape[0] else NULL)
-    cdef const int64_t *lags = &lag_[0] if lag is not None and dep.shape[0] else NULL
-    cdef const int64_t *origins = &origin_[0] if origin is not None else NULL
+    cdef const int32_t *deps = NULL
+    cdef const int64_t *lags = NULL
+    cdef const int64_t *origins = NULL
+    if dep.shape[0]:
+        deps = &dep[0]
+        if lag is not None:
+            lags = &lag_[0]
+    if origin is not None:
+        origins = &origin_[0]
+    cdef tl_graph g = tl_graph(n, &order[0], &previous[0], &dep_start[0], deps)
     with nogil:
         tl_evaluate(&g, &duration[0], lags, origins, &t[0, 0], &t[1, 0], &t[2, 0])
     return times[0], times[1], times[2]
