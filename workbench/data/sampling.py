@@ -8,6 +8,7 @@ together.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
 _SEED = 0x9E3779B97F4A7C15
@@ -17,7 +18,7 @@ _OFFSET = 0x2545F4914F6CDD1D
 MAX_WINDOWS = 1 << 32
 
 
-def finalise(x: np.ndarray) -> np.ndarray:
+def finalise(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """One round of SplitMix64's finaliser (Steele, Lea and Flood 2014). x: uint64."""
     x = (x ^ (x >> np.uint64(30))) * _MIX_1
     x = (x ^ (x >> np.uint64(27))) * _MIX_2

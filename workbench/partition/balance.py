@@ -54,8 +54,9 @@ def _least_bottleneck(sums: list[list[int]]) -> int:
                     best = worst if best is None else min(best, worst)
             after[end] = best
         least = after
-    assert least[num_layers] is not None
-    return least[num_layers]
+    found = least[num_layers]
+    assert found is not None  # as many layers as stages: there is a split
+    return found
 
 
 def _evenest(sums: list[list[int]], bottleneck: int) -> tuple[int, ...]:

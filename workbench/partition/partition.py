@@ -211,45 +211,43 @@ def _check_num_stages(num_stages: int, num_layers: int) -> None:
         )
 
 
-def _checked(boundaries: Sequence[int], num_layers: int) -> tuple[int, ...]:
+def _layers(first: int, last: int) -> str:
+    return f"layer {first}" if first == last else f"layers {first} to {last}"
+
+
+def _whole_numbers(boundaries: Sequence[int]) -> list[int]:
     if boundaries is None or isinstance(boundaries, (str, bytes)):
         raise ValueError(
             f"boundaries must be a list of layer numbers, got {boundaries!r}"
         )
-    bounds = []
-    for b in boundaries:
-        if isinstance(b, bool) or not hasattr(b, "__index__"):
-            raise ValueError(f"boundaries must be whole numbers, got {b!r}")
-        bounds.append(b.__index__())
+    for value in boundaries:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ValueError(f"boundaries must be whole numbers, got {value!r}")
+    return [value.__index__() for value in boundaries]
+
+
+def _checked(boundaries: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    bounds = _whole_numbers(boundaries)
+    told, count = f"boundaries {bounds}", f"{num_layers} (embedding and head count)"
     if len(bounds) < 2:
-        raise ValueError(
-            f"boundaries {bounds} make no stage; one stage is [0, {num_layers}]"
-        )
+        raise ValueError(f"{told} make no stage; one stage is [0, {num_layers}]")
     _check_num_stages(len(bounds) - 1, num_layers)
-    if bounds[0] != 0:
-        raise ValueError(
-            f"boundaries {bounds} skip layers 0..{bounds[0] - 1}: the first must be 0"
-            if bounds[0] > 0
-            else f"boundaries {bounds} begin before layer 0: the first must be 0"
-        )
+    if bounds[0] > 0:
+        skipped = _layers(0, bounds[0] - 1)
+        raise ValueError(f"{told} skip {skipped}: the first must be 0")
+    if bounds[0] < 0:
+        raise ValueError(f"{told} begin before layer 0: the first must be 0")
     for s, (begin, end) in enumerate(pairwise(bounds)):
         if begin == end:
             raise ValueError(
-                f"boundaries {bounds} leave stage {s} empty: {begin} stands twice; every "
-                "stage needs at least one layer"
+                f"{told} leave stage {s} empty: {begin} stands twice; every stage needs at "
+                "least one layer"
             )
         if begin > end:
-            raise ValueError(
-                f"boundaries {bounds} go back from {begin} to {end}: sort them"
-            )
+            raise ValueError(f"{told} go back from {begin} to {end}; they must ascend")
     if bounds[-1] < num_layers:
-        raise ValueError(
-            f"boundaries {bounds} skip layers {bounds[-1]}..{num_layers - 1}: the last must be "
-            f"{num_layers}, the number of layers (embedding and head count)"
-        )
+        skipped = _layers(bounds[-1], num_layers - 1)
+        raise ValueError(f"{told} skip {skipped}: the last must be {count}")
     if bounds[-1] > num_layers:
-        raise ValueError(
-            f"boundaries {bounds} go past the model's {num_layers} layers: the last must be "
-            f"{num_layers} (embedding and head count)"
-        )
+        raise ValueError(f"{told} go past the model's layers: the last must be {count}")
     return tuple(bounds)
