@@ -1,0 +1,15 @@
+"""What a run leaves on disk, written whole or not at all."""
+
+from .run_folder import RunFolder
+from .weights import load_weights, save_weights, weights_hash
+from .write import replace_file, write_bytes, write_text
+
+__all__ = [
+    "RunFolder",
+    "load_weights",
+    "replace_file",
+    "save_weights",
+    "weights_hash",
+    "write_bytes",
+    "write_text",
+]
