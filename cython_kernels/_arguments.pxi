@@ -43,7 +43,7 @@ cdef class Arguments:
         self.written[self.count] = writes
         self.names.append(name)
         self.count += 1
-        format = view.format.decode()
+        format = view.format.decode().lstrip("@=")
         if view.itemsize != 4 or format not in ("f" if dtype == "float32" else "il"):
             raise ValueError(
                 f"{self.kernel}: {name} holds {view.itemsize}-byte '{format}', not {dtype}")

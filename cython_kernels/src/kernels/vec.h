@@ -118,7 +118,7 @@ INLINE vf vector_exp(vf x) {
     q = q * r + 4.99999934478e-1f;
     vf p = (q * r) * r + r;
     vf scale = (vf)(((vu)shifted << 23) + (127u << 23));
-    return p * scale + scale;
+    return (p + 1.0f) * scale;
 }
 
 /* log(x) for positive normal x: x = 2^n (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); with
