@@ -1,0 +1,53 @@
+"""A trace as a small static SVG: one row per rank, time to the right, letters in the boxes."""
+
+from __future__ import annotations
+
+from html import escape
+
+from .palette import KIND_COLOURS
+from .trace import WAIT_LANE, Trace
+
+_WIDTH, _ROW, _GAP, _LEFT = 1100.0, 24, 4, 56
+_MOST = 4000  # boxes; beyond that a picture of boxes says nothing
+
+
+def svg(trace: Trace) -> str:
+    """The first training steps of the trace, as many as can be drawn."""
+    shown = trace.select(trace.lane != WAIT_LANE)
+    if len(shown) > _MOST:
+        shown = shown.select(shown.step <= shown.step[_MOST])
+    tall = max(1, trace.num_ranks) * (_ROW + _GAP) + 18
+    parts = []
+    for rank in range(trace.num_ranks):
+        y = rank * (_ROW + _GAP) + 16
+        parts.append(f'<text x="2" y="{y}" font-size="12" fill="currentColor">rank {rank}</text>')
+    if len(shown):
+        low = int(shown.start.min())
+        scale = _WIDTH / max(1, int(shown.end.max()) - low)
+        rows = zip(shown.rank.tolist(), shown.start.tolist(), shown.end.tolist(), strict=True)
+        for action, (rank, start, end) in zip(shown.actions(), rows, strict=True):
+            x, width = _LEFT + (start - low) * scale, (end - start) * scale
+            y = rank * (_ROW + _GAP)
+            label = escape(f"{action} {(end - start) * trace.tick:.6g} {trace.unit}")
+            parts.append(
+                f'<g><title>{label}</title><rect x="{x:.2f}" y="{y}" width="{width:.2f}" '
+                f'height="{_ROW}" fill="{KIND_COLOURS.get(action.kind, "#999999")}" '
+                'stroke="#222" stroke-width="0.4"/>'
+            )
+            text = f"{action.kind}{action.microbatch}"
+            if action.microbatch >= 0 and width > 7 * len(text):
+                parts.append(
+                    f'<text x="{x + width / 2:.2f}" y="{y + 16}" font-size="11" '
+                    f'text-anchor="middle" fill="#000">{text}</text>'
+                )
+            parts.append("</g>")
+    told = f"{trace.source}, makespan {trace.makespan:.6g} {trace.unit}"
+    parts.append(
+        f'<text x="{_LEFT}" y="{tall - 4}" font-size="12" fill="currentColor">{escape(told)}</text>'
+    )
+    total = _WIDTH + _LEFT + 2
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{total:.0f}" height="{tall}" '
+        f'viewBox="0 0 {total:.0f} {tall}" role="img" aria-label="{escape(told)}" '
+        f'font-family="sans-serif">{"".join(parts)}</svg>'
+    )
