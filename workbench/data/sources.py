@@ -184,6 +184,10 @@ def find(source: str | os.PathLike[str] | None) -> Corpus:
         return stdlib()
     if isinstance(source, str) and source in NAMED:
         return NAMED[source]()
+    if not str(source):  # Path("") would be the current folder
+        raise ValueError(
+            "the text has no name: give a path, or None for Python's sources"
+        )
     path = Path(source).expanduser()
     if path.is_file():
         return user_file(path)
@@ -193,8 +197,6 @@ def find(source: str | os.PathLike[str] | None) -> Corpus:
 
 
 def _not_there(source: str | os.PathLike[str], path: Path) -> str:
-    if not str(source):
-        return "the text has no name: give a path, or None for Python's own sources"
     message = f"there is no text {str(source)!r}: no file or folder of that path"
     names = difflib.get_close_matches(str(source), NAMED, n=1)
     if names:
