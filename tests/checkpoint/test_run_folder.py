@@ -73,7 +73,7 @@ def test_values_that_would_be_lost_are_refused(folder: RunFolder) -> None:
     assert names(folder) == []
 
 
-# ---- no way out ------------------------------------------------------------------------
+# ---- no way out ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_any_name_stays_inside_or_is_refused(name: str) -> None:
     assert Path(os.path.normpath(path)) != folder.path
 
 
-# ---- when the system fails -------------------------------------------------------------
+# ---- when the system fails -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])

@@ -1,4 +1,5 @@
-"""Which sample a step takes: keyed by (seed, step, sample number) and by nothing else."""
+"""Which sample a step takes: keyed by (seed, step, sample number) and by nothing
+else."""
 
 from __future__ import annotations
 

