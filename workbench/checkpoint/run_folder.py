@@ -1,6 +1,7 @@
-"""A run's folder: made once for each run, never shared, and every file in it written whole.
+"""A run's folder: made once for each run, never shared, its files written whole.
 
-It refuses a folder in which there is something already, and file names that lead out of it.
+It refuses a folder in which there is something already, and names that lead out of it.
+What is in it when a run has ended is decided by the engine.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ class RunFolder:
     ) -> RunFolder:
         """A new folder: ``folder`` itself, or ``runs/<UTC time>-<name or random>``.
 
-        Raises ValueError for a name that is no plain file name and for a folder that holds
-        something already, and OSError naming the path when it cannot be made.
+        Raises ValueError for a name that is no plain file name and for a folder that
+        holds something already, and OSError naming the path when it cannot be made.
         """
         if name is not None and not _PLAIN.fullmatch(name):
             raise ValueError(
-                f"the run's name {name!r} must be 1 to 64 letters, digits, '.', '_' or '-', "
-                "and begin with a letter or digit"
+                f"the run's name {name!r} must be 1 to 64 letters, digits, '.', '_' "
+                "or '-', and begin with a letter or digit"
             )
         if folder is not None:
             return cls._at(Path(folder).expanduser())
@@ -71,13 +72,13 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise ValueError(
-                f"the folder {path} is not empty; a run never writes over another: give a new "
-                "folder, or empty this one"
+                f"the folder {path} is not empty; a run never writes over another: "
+                "give a new folder, or empty this one"
             )
         return cls(path.resolve())
 
     def file(self, name: str) -> Path:
-        """The path of a file of this folder; ``name`` may lie in a folder inside, as "a/b".
+        """The path of a file of this folder; ``name`` may lie deeper, as "a/b".
 
         Raises ValueError for names that are empty or lead out of the folder.
         """
@@ -94,8 +95,8 @@ class RunFolder:
         return path
 
     def write_with(self, name: str, write: Callable[[Path], object]) -> Path:
-        """Atomically: ``write(path)`` writes a temporary file of the same suffix, which then
-        takes the file's place. Returns the path. Raises OSError naming it."""
+        """Atomically: ``write(path)`` writes a temporary file of the same suffix, which
+        then takes the file's place. Returns the path. Raises OSError naming it."""
         path = self.file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, write)
@@ -120,15 +121,16 @@ class RunFolder:
     def write_csv(
         self, name: str, header: Sequence[str], rows: Iterable[Sequence[object]]
     ) -> Path:
-        """A header and rows; floats in full (repr). Raises ValueError for a row of another
-        length than the header."""
+        """A header and rows; floats in full (repr). Raises ValueError for a row of
+        another length than the header."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
         for number, row in enumerate(rows):
             if len(row) != len(header):
                 raise ValueError(
-                    f"row {number} of {name} has {len(row)} values for {len(header)} columns"
+                    f"row {number} of {name} has {len(row)} values for {len(header)} "
+                    "columns"
                 )
             writer.writerow([repr(v) if isinstance(v, float) else v for v in row])
         return self.write_text(name, text.getvalue())

@@ -1,7 +1,8 @@
 """Weights in a safetensors file, and their hash.
 
-A file keeps the order in which its tensors were given, which safetensors alone does not. What
-cannot be kept to the bit is refused; what is read is checked against what was expected.
+A file keeps the order in which its tensors were given, which safetensors alone does
+not. What cannot be kept to the bit is refused; what is read is checked against what was
+expected.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def save_weights(
 ) -> None:
     """Writes arrays by name to a safetensors file, atomically.
 
-    Raises ValueError for a type that safetensors does not hold or metadata that is not text,
-    and OSError naming the path when it cannot be written.
+    Raises ValueError for a type that safetensors does not hold or metadata that is not
+    text, and OSError naming the path when it cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -61,8 +62,8 @@ def load_weights(
 ) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file by name, in the order in which they were saved.
 
-    With ``expect``, each of its names must be there with the same shape and type. Raises
-    ValueError naming the path and what is wrong.
+    With ``expect``, each of its names must be there with the same shape and type.
+    Raises ValueError naming the path and what is wrong.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -88,7 +89,7 @@ def load_weights(
 
 
 def _ordered(names: Iterable[str], metadata: Mapping[str, str] | None) -> list[str]:
-    """The saved order where the file tells one of just these names; else the file's own."""
+    """The saved order if the file tells one of just these names; else the file's."""
     found = list(names)
     try:
         order: Any = json.loads((metadata or {}).get(_ORDER, "[]"))

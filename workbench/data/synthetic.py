@@ -1,7 +1,7 @@
-"""A text that is made, not found: a seeded Markov chain, the same bits on every machine.
+"""A text that is made, not found: a seeded Markov chain, the same everywhere.
 
-Each token is followed by one of four others, with odds 4 : 2 : 1 : 1, so a model that knows
-the chain needs at most 1.75 bits per token, far less than the unigram entropy.
+Each token is followed by one of four others, with odds 4 : 2 : 1 : 1, so a model that
+knows the chain needs at most 1.75 bits per token, far less than the unigram entropy.
 """
 
 from __future__ import annotations

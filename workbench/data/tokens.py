@@ -1,8 +1,8 @@
 """Tokens and rows as arrays: from memory, from ``.bin`` shards, from ``.npy`` files.
 
-What is too large for its vocabulary, has no such length, or is no number at all is refused
-with its place. Tokens are stored in the smallest of uint8, uint16 and int32 that holds the
-vocabulary, which are the types that the engine reads.
+What is too large for its vocabulary, has no such length, or is no number at all is
+refused with its place. Tokens are stored in the smallest of uint8, uint16 and int32
+that holds the vocabulary, which are the types that the engine reads.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 def read_shards(path: Path, dtype: str) -> np.ndarray:
-    """The tokens of a ``.bin`` or ``.npy`` file, mapped; or of a folder's, joined in order."""
+    """A ``.bin`` or ``.npy`` file's tokens, mapped; or a folder's, joined in order."""
     if path.is_file():
         return _read_shard(path, dtype)
     shards = sorted(p for p in path.iterdir() if p.suffix == ".bin")
@@ -69,14 +69,14 @@ def _read_shard(path: Path, dtype: str) -> np.ndarray:
         raise ValueError(f"the text is empty: {path} has no tokens")
     if (size - offset) % kind.itemsize:
         raise ValueError(
-            f"{path} has {size - offset} bytes, which is no whole number of {kind.name} "
-            "tokens; is it the other dtype?"
+            f"{path} has {size - offset} bytes, which is no whole number of "
+            f"{kind.name} tokens; is it the other dtype?"
         )
     return np.memmap(path, kind, "r", offset)
 
 
 def load_npy(path: Path) -> np.ndarray:
-    """A ``.npy`` file, mapped. Raises ValueError for anything else, pickles included."""
+    """A ``.npy`` file, mapped. Raises ValueError for anything else, also pickles."""
     try:
         loaded: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         return loaded
@@ -88,8 +88,8 @@ def check_tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     """The tokens in ``token_dtype(vocab_size)``; no copy where they are so already."""
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         raise ValueError(
-            f"tokens must be a one-dimensional array of integers, got shape {tokens.shape} "
-            f"of {tokens.dtype}"
+            "tokens must be a one-dimensional array of integers, got shape "
+            f"{tokens.shape} of {tokens.dtype}"
         )
     if not tokens.size:
         raise ValueError("the text is empty: there are no tokens")
@@ -100,8 +100,9 @@ def check_tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
         if wrong.size:
             at = begin + int(wrong[0])
             raise ValueError(
-                f"token {int(tokens[at])} at position {at} is not in 0..{vocab_size - 1}; "
-                f"vocab_size is {vocab_size}: raise it, or check the file's dtype"
+                f"token {int(tokens[at])} at position {at} is not in "
+                f"0..{vocab_size - 1}; vocab_size is {vocab_size}: raise it, or check "
+                "the file's dtype"
             )
     # A uint32 shard of checked tokens is an int32 one, bit for bit: it stays mapped.
     if kind == np.dtype("<i4") and tokens.dtype == np.dtype("<u4"):
@@ -110,11 +111,11 @@ def check_tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def check_rows(name: str, rows: np.ndarray) -> np.ndarray:
-    """(n, width) float32, C order; ValueError naming the first value that is not finite."""
+    """(n, width) float32, C order. Raises ValueError naming what is not finite."""
     if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "fiu":
         raise ValueError(
-            f"{name} must have shape (rows, width) and hold numbers, got shape {rows.shape} of "
-            f"{rows.dtype}; a single column is array.reshape(-1, 1)"
+            f"{name} must have shape (rows, width) and hold numbers, got shape "
+            f"{rows.shape} of {rows.dtype}; a single column is array.reshape(-1, 1)"
         )
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(rows, np.float32)

@@ -1,7 +1,7 @@
 """The exact split: contiguous stages whose largest cost is the least possible.
 
-Works on whole numbers, so that ties are ties on every machine. Knows costs and nothing of
-layers; which costs they are is said in ``measures.py``.
+Works on whole numbers, so that ties are ties on every machine. Knows costs and nothing
+of layers; which costs they are is said in ``measures.py``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def whole_numbers(costs: Costs) -> list[list[int]]:
 def split_evenly(costs: Costs) -> tuple[int, ...]:
     """Boundaries of ``len(costs)`` non-empty stages over the layers.
 
-    The largest stage's cost is the least possible; of all splits that reach it, the one with
-    the least sum of squared costs (the evenest); of those, the one whose boundaries come first
-    (lighter early stages, which hold the most activations under 1F1B). Dynamic programming over
-    (stage, boundary): O(stages * layers^2). Costs must be finite and not negative, and there
-    must be at least as many layers as stages.
+    The largest stage's cost is the least possible; of all splits that reach it, the one
+    with the least sum of squared costs (the evenest); of those, the one whose
+    boundaries come first (lighter early stages, which hold the most activations under
+    1F1B). Dynamic programming over (stage, boundary): O(stages * layers^2). Costs must
+    be finite and not negative, and there must be at least as many layers as stages.
     """
     sums = [[0, *accumulate(row)] for row in whole_numbers(costs)]
     bottleneck = _least_bottleneck(sums)
@@ -60,10 +60,11 @@ def _least_bottleneck(sums: list[list[int]]) -> int:
 
 
 def _evenest(sums: list[list[int]], bottleneck: int) -> tuple[int, ...]:
-    """Least sum of squares with no stage above the bottleneck, then the first boundaries.
+    """Least sum of squares with no stage above the bottleneck; then first boundaries.
 
-    Goes from the last stage to the first, so that on a tie the smaller boundary can be taken
-    from the front: rest[i] is the best over the stages from here on and the layers from i.
+    Goes from the last stage to the first, so that on a tie the smaller boundary can be
+    taken from the front: rest[i] is the best over the stages from here on and the
+    layers from i.
     """
     num_layers = len(sums[0]) - 1
     rest: list[int | None] = [None] * num_layers + [0]

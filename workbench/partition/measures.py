@@ -1,7 +1,7 @@
 """What a stage is measured by: layers, parameters, FLOPs, given times, or memory.
 
-Each measure gives the cost of every layer in every stage; only memory depends on the stage,
-since the schedule decides how many microbatches a stage holds at once.
+Each measure gives the cost of every layer in every stage; only memory depends on the
+stage, since the schedule decides how many microbatches a stage holds at once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ScheduleLike(Protocol):
 
 
 class LayerMemory(NamedTuple):
-    """Bytes of one layer. state: weights, gradients, optimizer; activations: per microbatch
-    in flight, the layer's input among them."""
+    """Bytes of one layer. state: weights, gradients, optimizer; activations: per
+    microbatch in flight, the layer's input among them."""
 
     state: int
     activations: int
@@ -48,7 +48,8 @@ def layer_memory(model: Model, microbatch_size: int = 1) -> tuple[LayerMemory, .
     for index, layer in enumerate(model.layers):
         if not layer.executable:
             raise ValueError(
-                f'layer {layer.name!r} has no known activations; balance by "params" or "flops"'
+                f'layer {layer.name!r} has no known activations; balance by "params" '
+                'or "flops"'
             )
         alone = emit_stage(
             [(index, layer)],
@@ -63,7 +64,7 @@ def layer_memory(model: Model, microbatch_size: int = 1) -> tuple[LayerMemory, .
 
 
 def in_flight(schedule: ScheduleLike) -> tuple[int, ...]:
-    """For each stage, the most microbatches held at once from their F to their W or B."""
+    """For each stage, the most microbatches held at once from F to W or B."""
     held: list[set[tuple[int, int]]] = [set() for _ in range(schedule.num_stages)]
     peak = [0] * schedule.num_stages
     for step in (step for rank in schedule.ranks for step in rank):
@@ -85,8 +86,8 @@ def stage_costs(
     schedule: ScheduleLike | None,
     microbatch_size: int,
 ) -> list[list[float]]:
-    """costs[stage][layer] under a measure. Raises ValueError for an unknown one, and when
-    what it needs is missing or does not fit the model."""
+    """costs[stage][layer] under a measure. Raises ValueError for an unknown one, and
+    when what it needs is missing or does not fit the model."""
     layers: Sequence[Layer] = model.layers
     if by == "memory":
         return _memory_costs(model, num_stages, schedule, microbatch_size)
@@ -112,8 +113,8 @@ def _checked_times(model: Model, times: Sequence[float] | None) -> list[float]:
     row = [float(time) for time in times]
     if len(row) != model.num_layers:
         raise ValueError(
-            f"times has {len(row)} entries but the model has {model.num_layers} layers; give "
-            "one for each, embedding and head among them"
+            f"times has {len(row)} entries but the model has {model.num_layers} "
+            "layers; give one for each, embedding and head among them"
         )
     for index, time in enumerate(row):
         if not (math.isfinite(time) and time >= 0):
@@ -128,12 +129,13 @@ def _memory_costs(
 ) -> list[list[float]]:
     if schedule is None:
         raise ValueError(
-            'by="memory" needs schedule=: it decides how many microbatches a stage holds'
+            'by="memory" needs schedule=: it decides how many microbatches a stage '
+            "holds"
         )
     if schedule.num_stages != num_stages:
         raise ValueError(
-            f"num_stages is {num_stages} but the schedule has {schedule.num_stages} stages; "
-            "make them equal"
+            f"num_stages is {num_stages} but the schedule has {schedule.num_stages} "
+            "stages; make them equal"
         )
     sizes = layer_memory(model, microbatch_size)
     return [

@@ -1,7 +1,8 @@
 """Partition: which layers each stage holds, as boundaries between them.
 
-Stage s is ``layers[boundaries[s] : boundaries[s + 1]]``; every layer lies in exactly one stage
-and no stage is empty, or a ValueError says which. Memory and engine lay stages out by it.
+Stage s is ``layers[boundaries[s] : boundaries[s + 1]]``; every layer lies in exactly
+one stage and no stage is empty, or a ValueError says which. Memory and engine lay
+stages out by it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Partition:
     boundaries: 0, then where each next stage begins, then the number of layers
     by: the measure of ``imbalance`` and the drawing; does not count for equality
 
-    Raises ValueError when the boundaries skip layers, leave a stage empty, or go astray.
+    Raises ValueError when boundaries skip layers, leave a stage empty, or go astray.
     """
 
     model: Model
@@ -61,15 +62,15 @@ class Partition:
         schedule: ScheduleLike | None = None,
         microbatch_size: int = 1,
     ) -> Partition:
-        """The split whose largest stage is the least possible; see ``split_evenly`` for ties.
+        """The split whose largest stage is the least possible (``split_evenly``).
 
-        by: "layers"; "params"; "flops" (forward FLOPs of a sequence); "time" with ``times``,
-        the seconds of every layer; "memory" with ``schedule`` (and ``microbatch_size``):
-        training state under AdamW, and activations times the microbatches that the stage
-        holds at once.
+        by: "layers"; "params"; "flops" (forward FLOPs of a sequence); "time" with
+        ``times``, the seconds of every layer; "memory" with ``schedule`` (and
+        ``microbatch_size``): training state under AdamW, and activations times the
+        microbatches that the stage holds at once.
 
-        Raises ValueError for more stages than layers, fewer than one, an unknown measure, or
-        one whose input is missing.
+        Raises ValueError for more stages than layers, fewer than one, an unknown
+        measure, or one whose input is missing.
         """
         _check_num_stages(num_stages, model.num_layers)
         costs = stage_costs(model, num_stages, by, times, schedule, microbatch_size)
@@ -86,14 +87,14 @@ class Partition:
             for s in range(self.num_stages)
         )
 
-    # ---- what it is --------------------------------------------------------------------
+    # ---- what it is ------------------------------------------------------------------
 
     @property
     def num_stages(self) -> int:
         return len(self.boundaries) - 1
 
     def stage(self, stage: int) -> range:
-        """The indices of a stage's layers. Raises ValueError when there is no such stage."""
+        """The indices of a stage's layers. Raises ValueError for no such stage."""
         if not 0 <= stage < self.num_stages:
             raise ValueError(
                 f"there is no stage {stage}; stages are 0..{self.num_stages - 1}"
@@ -106,7 +107,7 @@ class Partition:
         return self.model.layers[indices.start : indices.stop]
 
     def stage_of(self, layer: int) -> int:
-        """The stage that holds a layer. Raises ValueError when there is no such layer."""
+        """The stage that holds a layer. Raises ValueError for no such layer."""
         for stage in range(self.num_stages):
             if layer in self.stage(stage):
                 return stage
@@ -134,7 +135,7 @@ class Partition:
         total = sum(self.costs)
         return max(self.costs) * self.num_stages / total if total else 1.0
 
-    # ---- how it looks ------------------------------------------------------------------
+    # ---- how it looks ----------------------------------------------------------------
 
     def __repr__(self) -> str:
         return f"Partition({list(self.boundaries)})"
@@ -146,7 +147,8 @@ class Partition:
             names = ", ".join(layer.name for layer in self.stage_layers(s))
             share = 100 * self._share(s)
             lines.append(
-                f"  stage {s}: {share:5.1f} %  {self.stage_params(s):>14,} parameters  {names}"
+                f"  stage {s}: {share:5.1f} %  "
+                f"{self.stage_params(s):>14,} parameters  {names}"
             )
         return "\n".join(lines)
 
@@ -155,7 +157,7 @@ class Partition:
         return self.costs[stage] / total if total else 1 / self.num_stages
 
     def _repr_html_(self) -> str:
-        """A row per stage: a bar of its share of ``by``, its layers as blocks, its sizes."""
+        """A row per stage: a bar of its share, its layers as blocks, its sizes."""
         largest = max(self._share(s) for s in range(self.num_stages))
         rows = "".join(self._html_row(s, largest) for s in range(self.num_stages))
         head = "".join(
@@ -168,9 +170,9 @@ class Partition:
                 "MFLOP",
             )
         )
+        told = f"{self.num_stages} stages, imbalance {self.imbalance:.3f} by {self.by}"
         return (
-            f"<table><caption>{self.num_stages} stages, imbalance {self.imbalance:.3f} by "
-            f"{self.by}; forward MFLOP per sequence</caption>"
+            f"<table><caption>{told}; forward MFLOP per sequence</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         )
 
@@ -188,10 +190,14 @@ class Partition:
         names = "".join(
             block.format(escape(la.name)) for la in self.stage_layers(stage)
         )
+        left = '<td style="text-align:left;white-space:nowrap">'
+        sizes = (
+            f"{self.stage_params(stage):,}",
+            f"{self.stage_flops(stage) / 1e6:,.1f}",
+        )
         return (
-            f'<tr><td>{stage}</td><td style="text-align:left;white-space:nowrap">{bar}</td>'
-            f'<td style="text-align:left">{names}</td><td>{self.stage_params(stage):,}</td>'
-            f"<td>{self.stage_flops(stage) / 1e6:,.1f}</td></tr>"
+            f"<tr><td>{stage}</td>{left}{bar}</td>{left}{names}</td>"
+            f"<td>{sizes[0]}</td><td>{sizes[1]}</td></tr>"
         )
 
 
@@ -206,8 +212,8 @@ def _check_num_stages(num_stages: int, num_layers: int) -> None:
         )
     if num_stages > num_layers:
         raise ValueError(
-            f"{num_stages} stages are more than the model's {num_layers} layers; take at most "
-            f"{num_layers} stages, or a model with more layers"
+            f"{num_stages} stages are more than the model's {num_layers} layers; take "
+            f"at most {num_layers} stages, or a model with more layers"
         )
 
 
@@ -240,8 +246,8 @@ def _checked(boundaries: Sequence[int], num_layers: int) -> tuple[int, ...]:
     for s, (begin, end) in enumerate(pairwise(bounds)):
         if begin == end:
             raise ValueError(
-                f"{told} leave stage {s} empty: {begin} stands twice; every stage needs at "
-                "least one layer"
+                f"{told} leave stage {s} empty: {begin} stands twice; every stage "
+                "needs at least one layer"
             )
         if begin > end:
             raise ValueError(f"{told} go back from {begin} to {end}; they must ascend")
