@@ -1,0 +1,1 @@
+def write_timeline(trace, path): open(path,'w').write('x')
