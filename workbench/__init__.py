@@ -28,12 +28,12 @@ from .simulator import CostModel, simulate
 from .trace import BubbleReport, Trace, compare
 
 if TYPE_CHECKING:
-    from .ui import Timeline, Workbench
+    from .ui import Timeline
 
 __version__ = "0.1.0"
 
 #: Names that need widgets; loaded on first use, so that ranks start fast and headless.
-_LAZY = {"Timeline": ".ui", "Workbench": ".ui"}
+_LAZY = {"Timeline": ".ui"}
 
 
 def __getattr__(name: str) -> Any:
@@ -69,7 +69,6 @@ __all__ = [
     "Timeline",
     "Trace",
     "WarmupCosine",
-    "Workbench",
     "compare",
     "launch",
     "simulate",
