@@ -1,0 +1,71 @@
+"""Builds the native extensions under ASan and UBSan and runs the tests that reach C.
+
+A report of either ends the tests with an error. The build lies in build/sanitize, beside links
+to the Python sources, and is used from an environment in which the project is not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SITE = ROOT / "build" / "sanitize"
+NEEDS = ["numpy", "safetensors", "tomli-w", "tqdm", "pytest", "hypothesis", "plotly>=6.1,<8"]
+TESTS = ["tests/kernels", "tests/timeline", "tests/engine"]
+
+
+def build() -> None:
+    objects = SITE / "cmake"
+    generate = ["cmake", "-S", str(ROOT / "cython_kernels"), "-B", str(objects)]
+    generate += ["-DCK_SANITIZE=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+    subprocess.run(generate, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", str(objects), "-j2"], check=True)
+    install = ["cmake", "--install", str(objects), "--prefix", str(SITE / "site")]
+    subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
+    package = SITE / "site" / "cython_kernels"
+    for source in (ROOT / "cython_kernels").glob("*.py"):
+        link = package / source.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(source)
+    for name in ("workbench", "pipeline_workbench"):
+        link = SITE / "site" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(ROOT / name)
+
+
+def environment() -> str:
+    """The Python of an environment that has what the tests need, but not the project."""
+    home = SITE / "venv"
+    python = str(home / "bin" / "python")
+    if not Path(python).exists():
+        venv.create(home, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *NEEDS], check=True)
+    return python
+
+
+def main() -> int:
+    build()
+    python = environment()
+    asan = subprocess.run(
+        ["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    options = {
+        "LD_PRELOAD": asan,
+        # Python itself keeps memory until it ends; leaks are looked for elsewhere.
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "PYTHONPATH": str(SITE / "site"),
+    }
+    tests = [*TESTS, "-q", "-p", "no:cacheprovider", *sys.argv[1:]]
+    done = subprocess.run(
+        [python, "-m", "pytest", *tests], cwd=ROOT, env={**os.environ, **options}
+    )
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
