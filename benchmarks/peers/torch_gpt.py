@@ -31,9 +31,7 @@ class Block(nn.Module):
         self.up = nn.Linear(c, hidden * (2 if self.llama else 1), bias=bias)
         self.down = nn.Linear(hidden, c, bias=bias)
         if self.llama:
-            half = (
-                torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
-            )
+            half = torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
             position = torch.arange(config["context"], dtype=torch.float64)
             angles = position[:, None] * config["rope_theta"] ** -half[None, :]
             self.register_buffer("cos", angles.cos().float(), persistent=False)
@@ -42,10 +40,7 @@ class Block(nn.Module):
     def rotate(self, x: torch.Tensor) -> torch.Tensor:
         """x: (batch, heads, context, head_dim)."""
         left, right = x.chunk(2, dim=-1)
-        rotated = (
-            left * self.cos - right * self.sin,
-            right * self.cos + left * self.sin,
-        )
+        rotated = (left * self.cos - right * self.sin, right * self.cos + left * self.sin)
         return torch.cat(rotated, dim=-1)
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,9 +50,7 @@ class Block(nn.Module):
         if self.llama:
             q, k = self.rotate(q), self.rotate(k)
         grouped = self.heads != self.kv_heads
-        out = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, enable_gqa=grouped
-        )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         return self.proj(out.transpose(1, 2).reshape(batch, context, -1))
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
@@ -87,9 +80,7 @@ class Embedding(nn.Module):
         super().__init__()
         self.token = nn.Parameter(torch.empty(config["vocab_size"], config["width"]))
         if config["kind"] == "gpt":
-            self.position = nn.Parameter(
-                torch.empty(config["context"], config["width"])
-            )
+            self.position = nn.Parameter(torch.empty(config["context"], config["width"]))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = F.embedding(tokens, self.token)
