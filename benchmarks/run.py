@@ -1,0 +1,57 @@
+"""What ``make bench`` runs: every comparison, as one table on the standard output.
+
+    python benchmarks/run.py [--quick] [--only step,overhead,watching] [--output FILE]
+
+Writes nothing unless it is told a file. A peer that is not installed is told as
+"not run".
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import jobs
+import measure
+import overhead
+import step
+import watching
+
+PARTS = {"overhead": overhead, "step": step, "watching": watching}
+
+
+def sizes() -> str:
+    job = jobs.main_job()
+    config = job.model.config
+    return (
+        f"model      {config['num_layers']} blocks, width {config['width']}, "
+        f"{config['num_heads']} heads, context {config['context']}, "
+        f"{job.model.params:,} parameters; {job.num_microbatches} microbatches of "
+        f"{job.microbatch_size}: {job.tokens_per_step:,} tokens a step"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer pairs; more spread")
+    parser.add_argument("--only", default=",".join(PARTS), help="which, with commas")
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    options = parser.parse_args()
+    chosen = options.only.split(",")
+    unknown = [name for name in chosen if name not in PARTS]
+    if unknown:
+        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(PARTS)}")
+    rows: list[measure.Row] = []
+    for name in chosen:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        rows += PARTS[name].rows(options.quick)
+    text = "\n".join([*measure.machine(), sizes(), "", measure.table(rows)])
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
