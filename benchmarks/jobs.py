@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from cython_kernels import tables
 
 import workbench as wb
+from cython_kernels import tables
 from workbench.engine.build import build
 from workbench.memory import MemoryPlan
 from workbench.model import initial_weights

@@ -14,10 +14,10 @@ import time
 
 import jobs
 import numpy as np
-from cython_kernels import _runtime
 from measure import Row, ratios
 
 import workbench as wb
+from cython_kernels import _runtime
 from workbench.engine import cores
 from workbench.schedule import KIND_CODE, Kind
 

@@ -1,7 +1,8 @@
-"""The flat tables an engine is built from, as NumPy dtypes of the structs in ``runtime.h``.
+"""The flat tables an engine is built from, as NumPy dtypes of the structs in
+``runtime.h``.
 
-The layouts are checked against the compiled structs when ``cython_kernels._runtime`` is used,
-so a field that is added on one side only cannot go unnoticed.
+The layouts are checked against the compiled structs when ``cython_kernels._runtime`` is
+used, so a field that is added on one side only cannot go unnoticed.
 """
 
 import numpy as np
@@ -96,7 +97,10 @@ CONFIG = np.dtype(
         *((f"num_{n}", "i4") for n in ("ranks", "stages", "microbatches", "channels")),
         ("num_params", "i4"),
         *((name, "i4") for name in ("gradient_groups", "threads_per_rank", "batch")),
-        *((name, "i4") for name in ("optimizer", "spin", "virtual_clock", "keep_gradients")),
+        *(
+            (name, "i4")
+            for name in ("optimizer", "spin", "virtual_clock", "keep_gradients")
+        ),
     ],
     align=True,
 )

@@ -1,7 +1,7 @@
 """The command ``workbench``, started from a package that no other distribution has.
 
-Another distribution on PyPI installs a package named ``workbench`` too. This one looks before
-it imports, so that a foreign package is named and not run by mistake.
+Another distribution on PyPI installs a package named ``workbench`` too. This one looks
+before it imports, so that a foreign package is named and not run by mistake.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ class ForeignWorkbench(ImportError):
 
 
 def check_workbench() -> Path:
-    """The folder of our ``workbench``. Raises ForeignWorkbench naming what is in its place."""
+    """The folder of our ``workbench``. Raises ForeignWorkbench naming what is in its
+    place."""
     spec = find_spec("workbench")
     if spec is None:
         raise ForeignWorkbench(

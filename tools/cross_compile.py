@@ -1,7 +1,7 @@
 """Compiles every C file for platforms that this machine is not, and prints a table.
 
-aarch64 Linux with Debian's gcc-aarch64-linux-gnu, aarch64 macOS with the PyPI package ziglang.
-Only compiled, never run: that is what the README's table says of them.
+aarch64 Linux with Debian's gcc-aarch64-linux-gnu, aarch64 macOS with the PyPI package
+ziglang. Only compiled, never run: that is what the README's table says of them.
 """
 
 from __future__ import annotations

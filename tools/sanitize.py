@@ -1,7 +1,8 @@
 """Builds the native extensions under ASan and UBSan and runs the tests that reach C.
 
-A report of either ends the tests with an error. The build lies in build/sanitize, beside links
-to the Python sources, and is used from an environment in which the project is not installed.
+A report of either ends the tests with an error. The build lies in build/sanitize,
+beside links to the Python sources, and is used from an environment in which the project
+is not installed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "sanitize"
-NEEDS = ["numpy", "safetensors", "tomli-w", "tqdm", "pytest", "hypothesis", "plotly>=6.1,<8"]
+NEEDS = [
+    "numpy",
+    "safetensors",
+    "tomli-w",
+    "tqdm",
+    "pytest",
+    "hypothesis",
+    "plotly>=6.1,<8",
+]
 TESTS = ["tests/kernels", "tests/timeline", "tests/engine"]
 
 
@@ -38,7 +47,8 @@ def build() -> None:
 
 
 def environment() -> str:
-    """The Python of an environment that has what the tests need, but not the project."""
+    """The Python of an environment that has what the tests need, but not the
+    project."""
     home = SITE / "venv"
     python = str(home / "bin" / "python")
     if not Path(python).exists():
@@ -51,7 +61,10 @@ def main() -> int:
     build()
     python = environment()
     asan = subprocess.run(
-        ["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
+        ["gcc", "-print-file-name=libasan.so"],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.strip()
     options = {
         "LD_PRELOAD": asan,

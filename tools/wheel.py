@@ -1,7 +1,7 @@
 """Builds a manylinux wheel and tries it in an environment without a compiler.
 
-The wheel goes to wheelhouse/. The trial installs it into a fresh venv and trains a tiny job
-with a PATH that holds nothing but that venv.
+The wheel goes to wheelhouse/. The trial installs it into a fresh venv and trains a tiny
+job with a PATH that holds nothing but that venv.
 """
 
 from __future__ import annotations
@@ -40,10 +40,28 @@ print("trained", run.steps_done, "steps, loss", round(float(run.losses[-1]), 3))
 def build(out: Path) -> Path:
     """A wheel with the lowest manylinux tag that its symbols permit."""
     with tempfile.TemporaryDirectory() as raw:
-        pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", raw, str(ROOT)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "-w",
+            raw,
+            str(ROOT),
+        ]
         subprocess.run(pip, check=True)
         (wheel,) = Path(raw).glob("*.whl")
-        repair = [sys.executable, "-m", "auditwheel", "repair", "-w", str(out), str(wheel)]
+        repair = [
+            sys.executable,
+            "-m",
+            "auditwheel",
+            "repair",
+            "-w",
+            str(out),
+            str(wheel),
+        ]
         tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         subprocess.run(repair, check=True, env={**os.environ, "PATH": tools})
     (repaired,) = out.glob("*.whl")
@@ -58,7 +76,9 @@ def check_contents(wheel: Path) -> None:
         raise SystemExit(f"{wheel.name} holds sources: {', '.join(strays)}")
     extensions = [name for name in names if name.endswith(".so")]
     if len(extensions) != 3:
-        raise SystemExit(f"{wheel.name} holds {len(extensions)} extensions: {extensions}")
+        raise SystemExit(
+            f"{wheel.name} holds {len(extensions)} extensions: {extensions}"
+        )
 
 
 def trial(wheel: Path) -> None:

@@ -1,7 +1,8 @@
 """Pipeline Workbench: pipeline-parallel training in a notebook.
 
-One schedule is checked, simulated, executed in C and drawn. Import as ``import workbench as
-wb``. This page is the whole public interface; what needs widgets is loaded when it is used.
+One schedule is checked, simulated, executed in C and drawn. Import as ``import
+workbench as wb``. This page is the whole public interface; what needs widgets is loaded
+when it is used.
 """
 
 from __future__ import annotations

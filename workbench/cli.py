@@ -1,8 +1,8 @@
 """The command line: the same things without a notebook.
 
-    workbench run [job.toml]     train; without a file, the main job
-    workbench schedule NAME      draw, check and simulate a schedule
-    workbench doctor             what this machine offers
+workbench run [job.toml]     train; without a file, the main job
+workbench schedule NAME      draw, check and simulate a schedule
+workbench doctor             what this machine offers
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from .simulator import CostModel, simulate
 
 
 def main_job(options: argparse.Namespace) -> Job:
-    """The main job: a byte-level GPT over four stages on text that every machine has."""
+    """The main job: a byte-level GPT over four stages on text that every machine
+    has."""
     model = Model.preset(options.model)
     split = Partition.balanced(model, num_stages=options.stages, by="flops")
     schedule = Schedule.make(
-        options.schedule, num_ranks=options.stages, num_microbatches=options.microbatches
+        options.schedule,
+        num_ranks=options.stages,
+        num_microbatches=options.microbatches,
     )
     return Job(
         model=model,
@@ -57,17 +60,23 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="workbench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="workbench", description=__doc__.splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train; without a job file, the main job")
-    run.add_argument("job", nargs="?", help="a job.toml; the options below are then ignored")
-    run.add_argument("--text", help='file, folder or "shakespeare"; default: Python\'s sources')
+    run.add_argument(
+        "job", nargs="?", help="a job.toml; the options below are then ignored"
+    )
+    run.add_argument(
+        "--text", help='file, folder or "shakespeare"; default: Python\'s sources'
+    )
     run.add_argument("--model", default="byte-gpt-3.7m", help="a preset")
     run.add_argument("--stages", type=_positive, default=4)
     run.add_argument("--schedule", default="1f1b", help=", ".join(SCHEDULES))
     run.add_argument("--microbatches", type=_positive, default=8)
     run.add_argument("--microbatch-size", type=_positive, default=2, help="sequences")
-    run.add_argument("--steps", type=_positive, default=300)
+    run.add_argument("--steps", type=_positive, default=200)
     run.add_argument("--lr", type=float, default=2e-3)
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--clock", choices=("auto", "wall", "virtual"), default="auto")
@@ -83,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ---- run -------------------------------------------------------------------------------------
+# ---- run -----------------------------------------------------------------------------
 
 
 def _describe(job: Job) -> None:
@@ -105,7 +114,9 @@ def _describe(job: Job) -> None:
             f"{job.chosen_threads} cores of its own"
         )
     else:
-        print(f"clock      wall: {job.schedule.num_ranks} ranks, {cores.usable()} usable cores")
+        print(
+            f"clock      wall: {job.schedule.num_ranks} ranks, {cores.usable()} usable cores"
+        )
     arenas = ", ".join(f"{size / 2**20:.0f}" for size in job.memory().arena_bytes)
     print(f"memory     {arenas} MiB per rank; kernels: {_kernels.isa()}")
 
@@ -114,7 +125,9 @@ def _follow(run: Run) -> None:
     """A progress bar until the run is over."""
     from tqdm import tqdm
 
-    with tqdm(total=run.job.steps, unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=run.job.steps, unit="step", file=sys.stderr, dynamic_ncols=True
+    ) as bar:
         while True:
             over = run.state in ("finished", "stopped", "failed", "paused")
             now = run.progress()
@@ -137,7 +150,9 @@ def _postfix(now: dict[str, Any]) -> str:
 
 
 def _conclude(run: Run, prompt: str, sample: int) -> None:
-    print(f"\nrun {run.id}: {run.state} after {run.steps_done} of {run.job.steps} steps")
+    print(
+        f"\nrun {run.id}: {run.state} after {run.steps_done} of {run.job.steps} steps"
+    )
     for step, loss in run.evaluations.items():
         print(f"held-out loss after step {step:4}: {loss:.4f} nats per token")
     if run.job.model.is_language_model:
@@ -148,7 +163,9 @@ def _conclude(run: Run, prompt: str, sample: int) -> None:
     if run.job.model.is_language_model and sample and run.steps_done:
         print(f"\nSample after {prompt!r}:\n{run.generate(prompt, sample)}")
     print(f"\nweights sha256 {run.weights_hash()}")
-    print(f"files in {run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}")
+    print(
+        f"files in {run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -159,13 +176,16 @@ def _run(options: argparse.Namespace) -> int:
         _follow(run)
         run.wait()
     except KeyboardInterrupt:
-        print("\nstopping at the end of this step (interrupt again to give up)", file=sys.stderr)
+        print(
+            "\nstopping at the end of this step (interrupt again to give up)",
+            file=sys.stderr,
+        )
         run.stop()
     _conclude(run, options.prompt, options.sample)
     return 0 if run.state == "finished" else 130
 
 
-# ---- schedule, doctor ------------------------------------------------------------------------
+# ---- schedule, doctor ----------------------------------------------------------------
 
 
 def _schedule(options: argparse.Namespace) -> int:
@@ -174,7 +194,9 @@ def _schedule(options: argparse.Namespace) -> int:
     )
     schedule.check()
     print(schedule)
-    print(f"\nsmallest channel capacity without deadlock: {schedule.minimum_channel_capacity()}")
+    print(
+        f"\nsmallest channel capacity without deadlock: {schedule.minimum_channel_capacity()}"
+    )
     print(f"\nF = I = W = 1:\n{simulate(schedule, CostModel.uniform()).bubbles()}")
     if options.csv:
         options.csv.write_text(schedule.to_csv(), encoding="utf-8")
@@ -185,12 +207,15 @@ def _doctor() -> int:
     available = ", ".join(_kernels.available_isas())
     print(f"python     {platform.python_version()} on {platform.platform()}")
     print(f"cores      {cores.usable()} usable of {os.cpu_count()}")
-    print(f"kernels    {_kernels.isa()} (this build holds, and this machine runs: {available})")
+    print(
+        f"kernels    {_kernels.isa()} (this build holds, and this machine runs: {available})"
+    )
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit status. Mistakes are told without a traceback."""
+    """Runs a command; returns its exit status. Mistakes are told without a
+    traceback."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "run":

@@ -1,6 +1,8 @@
-"""The project's GPT and Llama in plain PyTorch: the oracle in tests, the peer in benchmarks.
+"""The project's GPT and Llama in plain PyTorch: the oracle in tests, the peer in
+benchmarks.
 
-Parameter names are ours with dots kept ("block0.qkv.weight"), so weights go across by name.
+Parameter names are ours with dots kept ("block0.qkv.weight"), so weights go across by
+name.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Block(nn.Module):
         self.up = nn.Linear(c, hidden * (2 if self.llama else 1), bias=bias)
         self.down = nn.Linear(hidden, c, bias=bias)
         if self.llama:
-            half = torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
+            half = (
+                torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
+            )
             position = torch.arange(config["context"], dtype=torch.float64)
             angles = position[:, None] * config["rope_theta"] ** -half[None, :]
             self.register_buffer("cos", angles.cos().float(), persistent=False)
@@ -40,7 +44,10 @@ class Block(nn.Module):
     def rotate(self, x: torch.Tensor) -> torch.Tensor:
         """x: (batch, heads, context, head_dim)."""
         left, right = x.chunk(2, dim=-1)
-        rotated = (left * self.cos - right * self.sin, right * self.cos + left * self.sin)
+        rotated = (
+            left * self.cos - right * self.sin,
+            right * self.cos + left * self.sin,
+        )
         return torch.cat(rotated, dim=-1)
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,7 +57,9 @@ class Block(nn.Module):
         if self.llama:
             q, k = self.rotate(q), self.rotate(k)
         grouped = self.heads != self.kv_heads
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=grouped
+        )
         return self.proj(out.transpose(1, 2).reshape(batch, context, -1))
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +89,9 @@ class Embedding(nn.Module):
         super().__init__()
         self.token = nn.Parameter(torch.empty(config["vocab_size"], config["width"]))
         if config["kind"] == "gpt":
-            self.position = nn.Parameter(torch.empty(config["context"], config["width"]))
+            self.position = nn.Parameter(
+                torch.empty(config["context"], config["width"])
+            )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = F.embedding(tokens, self.token)

@@ -1,4 +1,5 @@
-"""The promise of docs/numerics.md: the same job gives the same bits, however it is laid out."""
+"""The promise of docs/numerics.md: the same job gives the same bits, however it is laid
+out."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ import pytest
 import workbench as wb
 
 #: Splits of the tiny model's six layers, even and uneven, for 1 to 4 stages.
-SPLITS = ([0, 6], [0, 3, 6], [0, 1, 6], [0, 5, 6], [0, 2, 4, 6], [0, 1, 5, 6], [0, 1, 2, 4, 6])
+SPLITS = (
+    [0, 6],
+    [0, 3, 6],
+    [0, 1, 6],
+    [0, 5, 6],
+    [0, 2, 4, 6],
+    [0, 1, 5, 6],
+    [0, 1, 2, 4, 6],
+)
 LAYOUTS = [
     (split, schedule, clock, threads)
     for split, schedule, clock, threads in itertools.product(
@@ -28,7 +37,9 @@ def outcome(job: wb.Job, folder: Path) -> tuple[str, bytes, bytes]:
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory) -> dict[object, tuple[str, bytes, bytes]]:
+def baseline(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[object, tuple[str, bytes, bytes]]:
     return {}
 
 
@@ -47,7 +58,9 @@ def test_layout_does_not_change_a_bit(
     if num_microbatches not in baseline:
         job = make_job([0, 6], "single", num_microbatches, clock="wall")
         baseline[num_microbatches] = outcome(job, tmp_path / "baseline")
-    job = make_job(split, schedule, num_microbatches, clock=clock, threads_per_rank=threads)
+    job = make_job(
+        split, schedule, num_microbatches, clock=clock, threads_per_rank=threads
+    )
     assert outcome(job, tmp_path / "run") == baseline[num_microbatches]
 
 
@@ -64,7 +77,9 @@ def test_gradient_groups_are_part_of_the_job_and_free_of_the_layout(
     make_job: Callable[..., wb.Job], tmp_path: Path, groups: int
 ) -> None:
     one = outcome(make_job([0, 6], "single", gradient_groups=groups), tmp_path / "a")
-    split = outcome(make_job([0, 1, 4, 6], "gpipe", gradient_groups=groups), tmp_path / "b")
+    split = outcome(
+        make_job([0, 1, 4, 6], "gpipe", gradient_groups=groups), tmp_path / "b"
+    )
     assert one == split
 
 
@@ -102,7 +117,10 @@ def test_llama_and_mlp_keep_their_bits_too(
     rows = np.random.default_rng(0).standard_normal((200, 5), dtype=np.float32)
     arrays = wb.Data.arrays(rows, rows[:, :2] * 2)
     mlp = wb.Model.mlp(widths=[5, 8, 8, 8, 8, 8, 2])
-    for model, extra in ((llama, {}), (mlp, {"data": arrays, "optimizer": wb.SGD(lr=0.1)})):
+    for model, extra in (
+        (llama, {}),
+        (mlp, {"data": arrays, "optimizer": wb.SGD(lr=0.1)}),
+    ):
         found = {
             outcome(
                 make_job(split, name, model=model, clock=clock, **extra),

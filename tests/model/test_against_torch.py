@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cython_kernels import tables
 
 import workbench as wb
+from cython_kernels import tables
 from workbench.engine.build import build
 from workbench.model import initial_weights
 
@@ -51,7 +51,20 @@ def ours(model: wb.Model, data: wb.Data) -> tuple[dict[str, np.ndarray], ...]:
     windows = len(tokens) - model.context
     size = tokens.dtype.itemsize
     built.engine.start(
-        tables.TRAIN, 0, 1, tokens, tokens, size, windows, 5, 0, 0, rates, losses, norms, 0
+        tables.TRAIN,
+        0,
+        1,
+        tokens,
+        tokens,
+        size,
+        windows,
+        5,
+        0,
+        0,
+        rates,
+        losses,
+        norms,
+        0,
     )
     built.engine.finish()
     assert built.engine.error is None
@@ -59,7 +72,11 @@ def ours(model: wb.Model, data: wb.Data) -> tuple[dict[str, np.ndarray], ...]:
     def named(views: list[tuple[int, str, np.ndarray]]) -> dict[str, np.ndarray]:
         return {f"{model.layers[i].name}.{name}": v.copy() for i, name, v in views}
 
-    return named(built.weights()), named(built.gradients()), {"loss": losses, "norm": norms}
+    return (
+        named(built.weights()),
+        named(built.gradients()),
+        {"loss": losses, "norm": norms},
+    )
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -70,7 +87,9 @@ def test_loss_and_every_gradient_agree_with_pytorch(kind: str) -> None:
     peer = LanguageModel(model.config).double()
     peer.load(weights)
     starts = data.offsets(5, 0, BATCH * MICROBATCHES, model.context)
-    windows = np.stack([data.train[s : s + model.context + 1] for s in starts]).astype(np.int64)
+    windows = np.stack([data.train[s : s + model.context + 1] for s in starts]).astype(
+        np.int64
+    )
     batches = torch.from_numpy(windows).split(BATCH)
     losses = [peer.loss(b[:, :-1], b[:, 1:]) for b in batches]
     (sum(losses) / MICROBATCHES).backward()
@@ -115,8 +134,11 @@ def test_weights_after_training_agree_with_pytorch(
     if name == "sgd":
         theirs = torch.optim.SGD(peer.parameters(), lr=0.1, momentum=0.9)
     else:
-        decays = {f"{layer.name}.{p.name}": p.decay for layer in model.layers
-                  for p in layer.parameters}
+        decays = {
+            f"{layer.name}.{p.name}": p.decay
+            for layer in model.layers
+            for p in layer.parameters
+        }
         groups = [
             {"params": [p for n, p in peer.named_parameters() if decays[n] is wanted],
              "weight_decay": 0.1 if wanted else 0.0}

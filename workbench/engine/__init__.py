@@ -1,4 +1,5 @@
-"""A job run for real: tapes bound to arenas, ranks in C, and the handle that watches them."""
+"""A job run for real: tapes bound to arenas, ranks in C, and the handle that watches
+them."""
 
 from .build import Built, build
 from .errors import RunError

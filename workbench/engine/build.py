@@ -1,15 +1,17 @@
 """From a job to a C engine: tapes bound to arenas, programs as tables.
 
-Everything an engine needs is worked out here, ahead of time; after this no Python runs inside
-a step. The memory plan decides where every byte lies; this file only writes it into tables.
+Everything an engine needs is worked out here, ahead of time; after this no Python runs
+inside a step. The memory plan decides where every byte lies; this file only writes it
+into tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from cython_kernels import _runtime, _timeline, tables
 
 from ..memory import MemoryPlan, PlannedStep, flat
@@ -40,7 +42,7 @@ class Built:
         """(layer, name, float32 view of group 0's gradients), in layer order."""
         return list(self._views("grad"))
 
-    def _views(self, region: str):  # type: ignore[no-untyped-def]
+    def _views(self, region: str) -> Iterator[tuple[int, str, np.ndarray]]:
         for stage in self.plan.stages:
             arena, base = self.arenas[stage.rank], getattr(stage, region)
             for slot in stage.tapes.parameters:
@@ -94,7 +96,14 @@ def _stages(plan: MemoryPlan) -> tuple[np.ndarray, list[Call]]:
 
 def _channels(plan: MemoryPlan) -> np.ndarray:
     table = np.zeros(len(plan.channels), tables.CHANNEL)
-    names = ("offset", "buffer_bytes", "producer", "consumer", "num_buffers", "capacity")
+    names = (
+        "offset",
+        "buffer_bytes",
+        "producer",
+        "consumer",
+        "num_buffers",
+        "capacity",
+    )
     for row, channel in zip(table, plan.channels, strict=True):
         for name in names:
             row[name] = getattr(channel, name)
@@ -108,11 +117,15 @@ def _params(plan: MemoryPlan, weight_decay: float) -> np.ndarray:
             first = stage.optimizer + slot.offset
             decay = weight_decay if slot.decay else 0.0
             count = int(np.prod(slot.shape))
-            rows.append((slot.offset, first, first + stage.tapes.param_bytes, count, decay, 0))
+            rows.append(
+                (slot.offset, first, first + stage.tapes.param_bytes, count, decay, 0)
+            )
     return np.array(rows, tables.PARAM)
 
 
-def _steps(planned: Sequence[PlannedStep], groups: int, num_microbatches: int) -> np.ndarray:
+def _steps(
+    planned: Sequence[PlannedStep], groups: int, num_microbatches: int
+) -> np.ndarray:
     table = np.zeros(len(planned), tables.STEP)
     for row, step in zip(table, planned, strict=True):
         a = step.action
@@ -124,7 +137,9 @@ def _steps(planned: Sequence[PlannedStep], groups: int, num_microbatches: int) -
     return table
 
 
-def _config(job: Job, plan: MemoryPlan, num_params: int, keep_gradients: bool) -> np.ndarray:
+def _config(
+    job: Job, plan: MemoryPlan, num_params: int, keep_gradients: bool
+) -> np.ndarray:
     config = np.zeros(1, tables.CONFIG)
     row, optimizer = config[0], job.optimizer
     if isinstance(optimizer, AdamW):
@@ -136,7 +151,10 @@ def _config(job: Job, plan: MemoryPlan, num_params: int, keep_gradients: bool) -
         row["beta1"] = optimizer.momentum
     row["clip"], row["wait_limit"] = job.clip or 0.0, job.wait_limit
     row["ring_events"] = RING_EVENTS
-    row["num_ranks"], row["num_stages"] = job.schedule.num_ranks, job.schedule.num_stages
+    row["num_ranks"], row["num_stages"] = (
+        job.schedule.num_ranks,
+        job.schedule.num_stages,
+    )
     row["num_microbatches"] = job.schedule.num_microbatches
     row["num_channels"], row["num_params"] = len(plan.channels), num_params
     row["gradient_groups"] = job.gradient_groups
@@ -150,7 +168,11 @@ def _config(job: Job, plan: MemoryPlan, num_params: int, keep_gradients: bool) -
 
 
 def _set_program(
-    engine: _runtime.Engine, number: int, programs: Sequence[Program], job: Job, virtual: bool
+    engine: _runtime.Engine,
+    number: int,
+    programs: Sequence[Program],
+    job: Job,
+    virtual: bool,
 ) -> None:
     if not virtual:
         return
@@ -164,7 +186,8 @@ def _set_program(
 
 
 def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> Built:
-    """A C engine for the job, its weights still zero. Without loss it only computes logits.
+    """A C engine for the job, its weights still zero. Without loss it only computes
+    logits.
 
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
@@ -174,7 +197,9 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
     config = _config(job, plan, len(params), keep_gradients)
     sizes = np.array(plan.arena_bytes, np.int64)
     try:
-        engine = _runtime.Engine(config, stages, _channels(plan), params, _calls(calls), sizes)
+        engine = _runtime.Engine(
+            config, stages, _channels(plan), params, _calls(calls), sizes
+        )
     except MemoryError as error:
         raise MemoryError(f"{error}; the job needs, per rank:\n{plan}") from None
     schedule, groups = job.schedule, job.gradient_groups
@@ -191,10 +216,15 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
             table = _steps(planned, groups, schedule.num_microbatches)
             engine.set_program(number, r, table)
         _set_program(engine, number, programs, job, virtual)
-    arenas = [np.frombuffer(engine.arena(r), np.uint8) for r in range(schedule.num_ranks)]
+    arenas = [
+        np.frombuffer(memoryview(engine.arena(r)), np.uint8)
+        for r in range(schedule.num_ranks)
+    ]
     for stage in plan.stages:
         for offset, values in stage.tapes.constants:
             begin = stage.constant + offset
-            arenas[stage.rank][begin : begin + values.nbytes] = values.ravel().view(np.uint8)
-    actions = tuple(tuple(p.steps) for p in training)
+            arenas[stage.rank][begin : begin + values.nbytes] = values.ravel().view(
+                np.uint8
+            )
+    actions = tuple(tuple(flat(p.steps)) for p in training)
     return Built(engine, plan, arenas, actions)

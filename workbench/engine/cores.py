@@ -1,5 +1,6 @@
-"""How many cores this process may really use: affinity and the cgroup's quota, never the
-host's count. It decides the clock, whether waits spin, and the default number of threads."""
+"""How many cores this process may really use: affinity and the cgroup's quota, never
+the host's count. It decides the clock, whether waits spin, and the default number of
+threads."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def usable() -> int:
-    """At least 1. A quota of 1.5 cores counts as 1: two busy threads would be throttled."""
+    """At least 1. A quota of 1.5 cores counts as 1: two busy threads would be
+    throttled."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:

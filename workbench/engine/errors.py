@@ -8,7 +8,8 @@ from ..schedule import Action, Kind
 
 
 class RunError(RuntimeError):
-    """A run that ended by itself. ``rank``, ``step`` and ``action`` say where, if known."""
+    """A run that ended by itself. ``rank``, ``step`` and ``action`` say where, if
+    known."""
 
     def __init__(
         self,
@@ -72,5 +73,7 @@ def explain(
     ]
     for r, (at, counter) in enumerate(positions):
         a = programs[r][counter]
-        lines.append(f"  rank {r} is in step {at} at {a}: {waits_for(a, stage_to_rank)}")
+        lines.append(
+            f"  rank {r} is in step {at} at {a}: {waits_for(a, stage_to_rank)}"
+        )
     return RunError("\n".join(lines), rank, step, action)

@@ -1,7 +1,7 @@
 """Events of a run as they arrive: drained from the C rings, kept up to a limit.
 
-The engine writes and never waits; this reads. What came too late to be read, or was dropped to
-stay within the limit, is counted, never hidden.
+The engine writes and never waits; this reads. What came too late to be read, or was
+dropped to stay within the limit, is counted, never hidden.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+
 from cython_kernels import tables
 from cython_kernels._runtime import Engine
 
+_BLOCK = 4096  # events looked through at a time, from the newest back
+
 
 class EventLog:
-    """Chunks of events in the order in which they were read."""
+    """The newest events, in the order in which they were read, in one growing array."""
 
     def __init__(self, engine: Engine, num_ranks: int, limit: int) -> None:
         self._engine = engine
         self._cursors = [0] * num_ranks
         self._limit = limit
-        self._chunks: list[np.ndarray] = []
+        self._events = np.empty(_BLOCK, tables.EVENT)
+        self._size = 0  # events in the array
         self._first = 0  # number of the first event that is still kept
-        self._count = 0  # events ever read
         self._buffer = np.empty(1 << 14, tables.EVENT)
         self._lock = threading.Lock()
         self.lost = 0  # overwritten before they could be read
@@ -32,10 +35,12 @@ class EventLog:
         new = 0
         for rank, cursor in enumerate(self._cursors):
             while True:
-                count, cursor, lost = self._engine.read_events(rank, cursor, self._buffer)
+                count, cursor, lost = self._engine.read_events(
+                    rank, cursor, self._buffer
+                )
                 self.lost += lost
                 if count:
-                    self._append(self._buffer[:count].copy())
+                    self._append(self._buffer[:count])
                 new += count
                 if count < len(self._buffer):
                     break
@@ -44,10 +49,22 @@ class EventLog:
 
     def _append(self, chunk: np.ndarray) -> None:
         with self._lock:
-            self._chunks.append(chunk)
-            self._count += len(chunk)
-            while self._count - self._first > self._limit and len(self._chunks) > 1:
-                self._first += len(self._chunks.pop(0))
+            if self._size + len(chunk) > self._limit:
+                self._forget()
+            need = self._size + len(chunk)
+            if need > len(self._events):
+                grown = np.empty(max(need, 2 * len(self._events)), tables.EVENT)
+                grown[: self._size] = self._events[: self._size]
+                self._events = grown
+            self._events[self._size : need] = chunk
+            self._size = need
+
+    def _forget(self) -> None:
+        """Drops the older half, so that this is seldom done."""
+        gone = self._size // 2
+        self._events[: self._size - gone] = self._events[gone : self._size].copy()
+        self._first += gone
+        self._size -= gone
 
     @property
     def dropped(self) -> int:
@@ -55,39 +72,29 @@ class EventLog:
         return self._first
 
     def since(self, cursor: int) -> tuple[int, np.ndarray]:
-        """(new cursor, events read since ``cursor`` that are still kept)."""
+        """(new cursor, copies of the events read since ``cursor`` that are still
+        kept)."""
         with self._lock:
-            skip = max(0, cursor - self._first)
-            parts = []
-            for chunk in reversed(self._chunks):
-                missing = self._count - self._first - skip - sum(map(len, parts))
-                if missing <= 0:
-                    break
-                parts.append(chunk[-missing:] if missing < len(chunk) else chunk)
-            count = self._count
-        if not parts:
-            return count, np.empty(0, tables.EVENT)
-        return count, np.concatenate(parts[::-1])
+            begin = min(max(0, cursor - self._first), self._size)
+            return self._first + self._size, self._events[begin : self._size].copy()
 
     def all(self) -> np.ndarray:
         """Everything kept, sorted by start within each rank."""
-        _, events = self.since(0)
-        return _sorted(events)
+        return _sorted(self.since(0)[1])
 
     def from_step(self, step: int) -> np.ndarray:
-        """The events of this step and later ones, sorted; reads only the newest chunks."""
+        """The events of this step and later ones, sorted; reads only the newest."""
         with self._lock:
-            chunks = list(self._chunks)
-        recent: list[np.ndarray] = []
-        for chunk in reversed(chunks):
-            kept = chunk[chunk["step"] >= step]
-            # Ranks are at most one step apart: the optimizer's barrier sees to that.
-            if not len(kept) and chunk["step"].max() < step - 1:
-                break
-            recent.append(kept)
-        if not recent:
-            return np.empty(0, tables.EVENT)
-        return _sorted(np.concatenate(recent[::-1]))
+            begin = self._size
+            while begin > 0:
+                block = self._events["step"][max(0, begin - _BLOCK) : begin]
+                begin -= len(block)
+                # Ranks are at most one step apart: the optimizer's barrier sees to
+                # that.
+                if block.max() < step - 1:
+                    break
+            recent = self._events[begin : self._size]
+            return _sorted(recent[recent["step"] >= step])
 
 
 def _sorted(events: np.ndarray) -> np.ndarray:

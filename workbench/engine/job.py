@@ -1,13 +1,14 @@
 """Job: everything that decides a run, as one value that is also a TOML file.
 
-The notebook, the command line and a batch script run the same job. It is checked when it is
-made, so that a mistake is told in the cell that makes it and not by a rank.
+The notebook, the command line and a batch script run the same job. It is checked when
+it is made, so that a mistake is told in the cell that makes it and not by a rank.
 """
 
 from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from ..data import Data
 from ..memory import MemoryPlan, plan
 from ..model import Model
 from ..partition import Partition
-from ..schedule import Kind, Schedule
+from ..schedule import Kind, Schedule, halves, parse
 from . import cores, optimizers
 from .optimizers import AdamW, Constant, LearningRate, Optimizer
 
@@ -32,21 +33,26 @@ EXECUTABLE = frozenset({Kind.F, Kind.I, Kind.W, Kind.B})
 class Job:
     """A training run.
 
-    Fields
-        model, partition, schedule, data: what, split how, in which order, on what
-        microbatch_size: sequences (or rows) per microbatch
-        num_microbatches: of a step, over all replicas; default: the schedule's
-        gradient_groups: see docs/numerics.md; the weights' bits depend on it
-        optimizer, learning_rate: values of ``AdamW``/``SGD`` and ``Constant``/``WarmupCosine``
-        clip: largest global gradient norm, or None
-        steps, seed: how long, from where
-        clock: "wall", "virtual", or "auto": virtual where ranks outnumber usable cores
-        channel_capacity: messages that may wait between two stages; default: the smallest
-            with which the schedule does not deadlock, but at least 1
-        threads_per_rank: default: 1, or all usable cores under the virtual clock, where one
-            rank runs at a time
-        wait_limit: seconds that a rank may wait before the run ends with an error
-        evaluate: microbatch steps of held-out data for the losses before and after
+    model, partition, schedule, data: what, split how, in which order, on what.
+
+    microbatch_size: sequences (or rows) per microbatch. num_microbatches: of a step,
+    over all replicas; by default the schedule's.
+
+    gradient_groups: see docs/numerics.md; the weights' bits depend on it.
+
+    optimizer, learning_rate: an ``AdamW`` or ``SGD``, a ``Constant`` or
+    ``WarmupCosine``. clip: largest global gradient norm, or None.
+
+    steps, seed: how long, from where. evaluate: steps of held-out data for the losses
+    before and after; 0 for none.
+
+    clock: "wall", "virtual", or "auto", which is virtual where ranks outnumber usable
+    cores. threads_per_rank: by default 1, or all usable cores under the virtual clock,
+    where one rank runs at a time.
+
+    channel_capacity: messages that may wait between two stages; by default the smallest
+    with which the schedule does not deadlock, but at least 1. wait_limit: seconds that
+    a rank may wait before the run ends with an error.
 
     Raises ValueError naming the field, the value and the fix.
     """
@@ -100,7 +106,12 @@ class Job:
         self._check_schedule()
 
     def _check_numbers(self) -> None:
-        at_least = {"microbatch_size": 1, "num_microbatches": 1, "replicas": 1, "steps": 1}
+        at_least = {
+            "microbatch_size": 1,
+            "num_microbatches": 1,
+            "replicas": 1,
+            "steps": 1,
+        }
         at_least |= {"gradient_groups": 1, "seed": 0, "evaluate": 0}
         for name, low in at_least.items():
             value = getattr(self, name)
@@ -122,9 +133,13 @@ class Job:
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be positive or None, got {self.clip!r}")
         if not self.wait_limit > 0:
-            raise ValueError(f"wait_limit must be positive seconds, got {self.wait_limit!r}")
+            raise ValueError(
+                f"wait_limit must be positive seconds, got {self.wait_limit!r}"
+            )
         if self.clock not in ("auto", "wall", "virtual"):
-            raise ValueError(f'clock must be "auto", "wall" or "virtual", got {self.clock!r}')
+            raise ValueError(
+                f'clock must be "auto", "wall" or "virtual", got {self.clock!r}'
+            )
 
     def _check_supported(self) -> None:
         supported = {
@@ -150,7 +165,11 @@ class Job:
     def _check_data(self) -> None:
         data, model = self.data, self.model
         if model.is_language_model != data.is_text:
-            wants = "a token stream (Data.text)" if model.is_language_model else "Data.arrays"
+            wants = (
+                "a token stream (Data.text)"
+                if model.is_language_model
+                else "Data.arrays"
+            )
             raise ValueError(
                 f"a {model.config['kind']} model trains on {wants}, got {data!r}"
             )
@@ -164,6 +183,11 @@ class Job:
                 raise ValueError(
                     f"context {model.context} is longer than the training text of "
                     f"{len(data.train)} tokens; shorten the context or give more text"
+                )
+            if self.evaluate and len(data.held_out) <= model.context:
+                raise ValueError(
+                    f"context {model.context} is longer than the held-out text of "
+                    f"{len(data.held_out)} tokens; give more text, or evaluate=0"
                 )
             return
         widths = (model.config["widths"][0], model.config["widths"][-1])
@@ -181,7 +205,7 @@ class Job:
         for rank, actions in enumerate(schedule.ranks):
             latest: dict[tuple[int, int], int] = {}
             for action in actions:
-                for a in (action,) if hasattr(action, "kind") else action:
+                for a in halves(action):
                     if a.kind not in EXECUTABLE or a.slice or schedule.copy_of:
                         raise ValueError(
                             f"{a} on rank {rank}: the engine runs F, I, W and B on whole "
@@ -199,9 +223,9 @@ class Job:
                         )
                     latest[a.stage, group] = a.microbatch
 
-    # ---- what follows from the fields --------------------------------------------------
+    # ---- what follows from the fields ------------------------------------------------
 
-    @property
+    @cached_property
     def capacity(self) -> int:
         """Messages that may wait in a channel."""
         if self.channel_capacity is not None:
@@ -210,7 +234,7 @@ class Job:
 
     @property
     def chosen_clock(self) -> str:
-        """"wall" or "virtual": what "auto" comes to on this machine."""
+        """ "wall" or "virtual": what "auto" comes to on this machine."""
         if self.clock != "auto":
             return self.clock
         threads = self.threads_per_rank or 1
@@ -242,7 +266,7 @@ class Job:
             with_loss=with_loss,
         )
 
-    # ---- TOML --------------------------------------------------------------------------
+    # ---- TOML ------------------------------------------------------------------------
 
     def to_toml(self, path: str | Path | None = None) -> str:
         """The job as TOML text, written to ``path`` if one is given."""
@@ -272,7 +296,8 @@ class Job:
 
     @classmethod
     def from_toml(cls, source: str | Path) -> Job:
-        """A job from a TOML file or text. Raises ValueError naming what is wrong in it."""
+        """A job from a TOML file or text. Raises ValueError naming what is wrong in
+        it."""
         document = _read(source)
         form = document.pop("format", None)
         if form != FORMAT:
@@ -295,7 +320,9 @@ class Job:
         document["clip"] = document.get("clip") or None
         unknown = set(document) - {f.name for f in fields(cls)}
         if unknown:
-            raise ValueError(f"the job has unknown entries: {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"the job has unknown entries: {', '.join(sorted(unknown))}"
+            )
         return cls(
             model=model,
             partition=partition,
@@ -336,7 +363,7 @@ def _schedule_from_dict(values: dict[str, Any]) -> Schedule:
     try:
         return Schedule(
             name=values["name"],
-            ranks=[row.split() for row in values["ranks"]],
+            ranks=tuple(tuple(map(parse, row.split())) for row in values["ranks"]),
             stage_to_rank=values["stage_to_rank"],
             num_microbatches=values["num_microbatches"],
         )

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, as values; their arithmetic is in C.
 
-A learning-rate schedule gives the whole run's rates before it starts, so that no Python is
-needed between steps.
+A learning-rate schedule gives the whole run's rates before it starts, so that no Python
+is needed between steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def _check(value: float, name: str, low: float, high: float) -> None:
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
 
-    Decay applies to matrices; biases, norms and embeddings are left alone, as is the habit.
+    Decay applies to matrices; biases, norms and embeddings are left alone, as is the
+    habit.
     """
 
     lr: float = 3e-4
@@ -70,8 +71,8 @@ class Constant:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Linear warm-up over ``warmup`` steps, then half a cosine down to ``final`` x lr at the
-    run's last step (Loshchilov & Hutter 2017, without restarts)."""
+    """Linear warm-up over ``warmup`` steps, then half a cosine down to ``final`` x lr
+    at the run's last step (Loshchilov & Hutter 2017, without restarts)."""
 
     warmup: int = 0
     final: float = 0.1
@@ -105,12 +106,15 @@ KIND_OF = {kind: name for name, kind in _KINDS.items()}
 
 
 def to_dict(value: Optimizer | LearningRate) -> dict[str, Any]:
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()}
+    plain = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()
+    }
     return {"kind": KIND_OF[type(value)], **plain}
 
 
 def from_dict(values: dict[str, Any]) -> Any:
-    """Inverse of ``to_dict``. Raises ValueError for a kind or an option it does not know."""
+    """Inverse of ``to_dict``. Raises ValueError for a kind or an option it does not
+    know."""
     options = dict(values)
     kind = options.pop("kind", None)
     if kind not in _KINDS:

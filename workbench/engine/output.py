@@ -19,7 +19,8 @@ TRACE_STEPS = 50
 
 
 def losses_csv(run: Run) -> str:
-    """step, loss, gradient norm, learning rate; one row per step, floats exact (repr)."""
+    """step, loss, gradient norm, learning rate; one row per step, floats exact
+    (repr)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["step", "loss", "gradient_norm", "learning_rate"])
@@ -45,8 +46,9 @@ def summary(run: Run, state: str) -> dict[str, object]:
 
 
 def write(run: Run, folder: RunFolder, state: str) -> None:
-    """Writes job.toml, losses.csv, summary.json, weights.safetensors, and, once there are
-    events, trace.json (Perfetto) and timeline.html. Raises OSError naming the path."""
+    """Writes job.toml, losses.csv, summary.json, weights.safetensors, and, once there
+    are events, trace.json (Perfetto) and timeline.html. Raises OSError naming the path.
+    """
     folder.write_text("job.toml", run.job.to_toml())
     folder.write_text("losses.csv", losses_csv(run))
     folder.write_text("summary.json", json.dumps(summary(run, state), indent=2) + "\n")

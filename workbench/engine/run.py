@@ -1,8 +1,8 @@
 """Run: the handle of a launched job.
 
-A driver thread starts the C engine, reads its events at its own pace and writes the run's
-folder at the end; the notebook's own thread stays free. The engine never waits for any of
-this, and nothing here can reach into a step.
+A driver thread starts the C engine, reads its events at its own pace and writes the
+run's folder at the end; the notebook's own thread stays free. The engine never waits
+for any of this, and nothing here can reach into a step.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+
 from cython_kernels import _runtime, tables
 
 from ..checkpoint import RunFolder, load_weights, weights_hash
@@ -21,7 +22,7 @@ from ..model import initial_weights
 from ..trace import BubbleReport, Trace
 from . import output
 from .build import Built, build
-from .errors import RunError, explain
+from .errors import explain
 from .events import EventLog
 from .job import Job
 
@@ -32,10 +33,19 @@ MAX_EVENTS = 2_000_000
 OVER = ("stopped", "finished", "failed")
 
 
+def _mean(losses: np.ndarray) -> np.ndarray:
+    """(steps,) from (steps, microbatches): microbatches added in ascending order."""
+    total = np.zeros(len(losses))
+    for column in losses.T:
+        total += column
+    return total / losses.shape[1]
+
+
 class Run:
     """A job being run. Made by ``wb.launch``.
 
-    ``state`` is one of "starting", "running", "paused", "stopped", "finished", "failed".
+    ``state`` is one of "starting", "running", "paused", "stopped", "finished",
+    "failed".
     """
 
     def __init__(self, job: Job, folder: RunFolder) -> None:
@@ -56,12 +66,15 @@ class Run:
         self._done = 0  # steps whose update is complete
         self._part = 0  # where the request under way began
         self._origin = _runtime.now()
-        self._marks: deque[tuple[float, int]] = deque(maxlen=20)  # when which step was done
+        self._marks: deque[tuple[float, int]] = deque(
+            maxlen=20
+        )  # when which step was done
         self._wish: str | None = None  # "pause" or "stop"
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._changed = threading.Condition()
         self._driver: threading.Thread | None = None
+        self._bubble: tuple[int, float | None] = (0, None)  # as of which step, and what
 
     def _set_weights(self) -> None:
         """Seeded initial weights, or those of the model's file."""
@@ -72,14 +85,16 @@ class Run:
             for layer, name, view in views:
                 key = f"{model.layers[layer].name}.{name}"
                 if key not in loaded or loaded[key].shape != view.shape:
-                    raise ValueError(f"{model.weights} has no {key} of shape {view.shape}")
+                    raise ValueError(
+                        f"{model.weights} has no {key} of shape {view.shape}"
+                    )
                 view[...] = loaded[key]
             return
         fresh = initial_weights(model, self.job.seed)
         for (_, _, view), (_, _, values) in zip(views, fresh, strict=True):
             view[...] = values
 
-    # ---- control -----------------------------------------------------------------------
+    # ---- control ---------------------------------------------------------------------
 
     def start(self) -> Run:
         """Starts, or goes on after a pause or stop, in the background."""
@@ -87,7 +102,9 @@ class Run:
             if self._driver is not None and self._driver.is_alive():
                 raise RuntimeError(f"run {self.id} is running already")
             if self._done == self.job.steps or self.state == "failed":
-                raise RuntimeError(f"run {self.id} is {self.state}: there is nothing to do")
+                raise RuntimeError(
+                    f"run {self.id} is {self.state}: there is nothing to do"
+                )
             self._wish = None
             self._over.clear()
             self._driver = threading.Thread(
@@ -101,8 +118,9 @@ class Run:
         return self._end_with("pause", timeout)
 
     def stop(self, timeout: float | None = None) -> Run:
-        """Ends the run at the end of its step and writes its folder. Nothing is lost: the
-        weights, losses and trace so far are kept, and ``resume`` goes on from there."""
+        """Ends the run at the end of its step and writes its folder. Nothing is lost:
+        the weights, losses and trace so far are kept, and ``resume`` goes on from
+        there."""
         return self._end_with("stop", timeout)
 
     def _end_with(self, wish: str, timeout: float | None) -> Run:
@@ -124,9 +142,9 @@ class Run:
     def wait(self, timeout: float | None = None) -> Run:
         """Blocks until the run is over or paused, or ``timeout`` seconds have passed.
 
-        An interrupt gives the prompt back at once (KeyboardInterrupt); the run then stops at
-        the end of its step, writes its folder, and can be resumed. Raises RunError when the
-        run has failed.
+        An interrupt gives the prompt back at once (KeyboardInterrupt); the run then
+        stops at the end of its step, writes its folder, and can be resumed. Raises
+        RunError when the run has failed.
         """
         limit = None if timeout is None else time.monotonic() + timeout
         try:
@@ -141,7 +159,7 @@ class Run:
             raise self.error
         return self
 
-    # ---- the driver thread -------------------------------------------------------------
+    # ---- the driver thread -----------------------------------------------------------
 
     def _drive(self) -> None:
         try:
@@ -149,7 +167,9 @@ class Run:
                 self.evaluations[self._done] = self.evaluate()
             self._train()
             if self._done == self.job.steps:
-                self.evaluations[self._done] = self.evaluate() if self.job.evaluate else np.nan
+                self.evaluations[self._done] = (
+                    self.evaluate() if self.job.evaluate else np.nan
+                )
                 self._finish("finished")
             elif self._wish == "stop":
                 self._finish("stopped")
@@ -167,7 +187,9 @@ class Run:
             return
         self._part = first
         self._set_state("running")
-        self._start_engine(tables.TRAIN, first, last, self._losses[first:], self._norms[first:])
+        self._start_engine(
+            tables.TRAIN, first, last, self._losses[first:], self._norms[first:]
+        )
         # A wish that came while the engine was being started has not reached it.
         if self._wish is not None:
             self._built.engine.stop()
@@ -184,10 +206,12 @@ class Run:
         if text:
             targets, kind = inputs, inputs.dtype.itemsize
             windows = len(inputs) - job.model.context
-            stride = job.model.context
         else:
             targets = data.train_targets if training else data.held_out_targets
-            kind, windows, stride = 0, len(inputs), 1
+            kind, windows = 0, len(inputs)
+        # An evaluation reads samples at even distances over all of the held-out data.
+        samples = (last - first) * (job.num_microbatches or 1) * job.microbatch_size
+        stride = max(job.model.context, windows // samples)
         self._built.engine.start(
             program,
             first,
@@ -238,19 +262,20 @@ class Run:
             self._changed.notify_all()
 
     def _finish(self, state: str) -> None:
-        """Writes the folder; an error on the way there fails the run but hides nothing."""
+        """Writes the folder. Whatever goes wrong there fails the run and is raised by
+        wait."""
         try:
             output.write(self, self._folder, state)
-        except OSError as error:
+        except Exception as error:
             self.error = self.error or error
             state = "failed"
         self._set_state(state)
 
-    # ---- what it has done --------------------------------------------------------------
+    # ---- what it has done ------------------------------------------------------------
 
     def evaluate(self) -> float:
-        """Mean loss over ``job.evaluate`` steps of held-out data, read in order from its
-        beginning; nats per token. Only while no step is under way."""
+        """Mean loss over ``job.evaluate`` steps of held-out samples, spread evenly over
+        the held-out data; nats per token. Only while no step is under way."""
         job, engine = self.job, self._built.engine
         if engine.running:
             raise RuntimeError("the run is training: pause it first")
@@ -269,12 +294,9 @@ class Run:
 
     @property
     def losses(self) -> np.ndarray:
-        """(steps done,) mean loss of each step, its microbatches added in ascending order."""
-        rows = self._losses[: self._done]
-        total = np.zeros(len(rows))
-        for column in rows.T:
-            total += column
-        return total / self._losses.shape[1]
+        """(steps done,) mean loss of each step, its microbatches added in ascending
+        order."""
+        return _mean(self._losses[: self._done])
 
     @property
     def gradient_norms(self) -> np.ndarray:
@@ -288,12 +310,14 @@ class Run:
 
     @property
     def events_dropped(self) -> int:
-        """Events that are not in ``trace``: past the limit, or overwritten before being read."""
+        """Events that are not in ``trace``: past the limit, or overwritten before being
+        read."""
         return self._events.dropped + self._events.lost
 
     @property
     def trace(self) -> Trace:
-        """What was measured so far: ``measured``, or ``assembled`` under the virtual clock."""
+        """What was measured so far: ``measured``, or ``assembled`` under the virtual
+        clock."""
         return self._trace(self._events.all())
 
     def _trace(self, events: np.ndarray) -> Trace:
@@ -335,16 +359,23 @@ class Run:
         return weights_hash(view for _, _, view in self._built.weights())
 
     def generate(
-        self, prompt: str = "\n", num_tokens: int = 200, temperature: float = 0.8, seed: int = 0
+        self,
+        prompt: str = "\n",
+        num_tokens: int = 200,
+        temperature: float = 0.8,
+        seed: int = 0,
     ) -> str:
-        """Text that the model writes after ``prompt``. Only while no step is under way."""
+        """Text that the model writes after ``prompt``. Only while no step is under
+        way."""
         from .sample import generate
 
         if self._built.engine.running:
             raise RuntimeError("the run is training: pause or wait for it first")
-        return generate(self.job, self._built.weights(), prompt, num_tokens, temperature, seed)
+        return generate(
+            self.job, self._built.weights(), prompt, num_tokens, temperature, seed
+        )
 
-    # ---- watching ----------------------------------------------------------------------
+    # ---- watching --------------------------------------------------------------------
 
     @property
     def num_ranks(self) -> int:
@@ -359,23 +390,33 @@ class Run:
         return "assembled" if self.job.chosen_clock == "virtual" else "measured"
 
     def snapshot(self, cursor: int = 0) -> tuple[int, dict[str, np.ndarray]]:
-        """(new cursor, columns of the events since ``cursor``), times in ns since launch."""
+        """(new cursor, columns of the events since ``cursor``), times in ns since
+        launch."""
         cursor, events = self._events.since(cursor)
         return cursor, {name: events[name] for name in events.dtype.names or ()}
 
     def progress(self) -> dict[str, Any]:
         """Step, loss, tokens/s and bubble of now, as plain values."""
-        losses = self.losses
-        recent = self.recent_trace(2) if self._done else None
-        bubble = recent.bubbles().bubble_fraction if recent is not None and len(recent) else None
+        done = self._done
         return {
             "state": self.state,
-            "step": self._done,
+            "step": done,
             "steps": self.job.steps,
-            "loss": float(losses[-1]) if len(losses) else None,
+            "loss": _mean(self._losses[done - 1 : done])[0] if done else None,
             "tokens_per_second": self.tokens_per_second,
-            "bubble_fraction": bubble,
+            "bubble_fraction": self._bubble_fraction(done),
         }
+
+    def _bubble_fraction(self, done: int) -> float | None:
+        """Of the last two whole steps; worked out once per step, however often
+        asked."""
+        if self._bubble[0] != done:
+            recent = self.recent_trace(2)
+            self._bubble = (
+                done,
+                recent.bubbles().bubble_fraction if len(recent) else None,
+            )
+        return self._bubble[1]
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -1,7 +1,7 @@
 """Text from a trained model: one sequence at a time through a forward-only engine.
 
-The forward tapes are the training's own, for a batch of one on a single rank; every new token
-runs the whole context again. Sampling is in NumPy, from a counter-based stream.
+The forward tapes are the training's own, for a batch of one on a single rank; every new
+token runs the whole context again. Sampling is in NumPy, from a counter-based stream.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+
 from cython_kernels import tables
 
 from ..partition import Partition
@@ -43,8 +44,8 @@ def generate(
 ) -> str:
     """``num_tokens`` bytes drawn after ``prompt``, decoded as UTF-8.
 
-    Raises ValueError for a model that is not of bytes, an empty prompt, or a temperature that
-    is not positive.
+    Raises ValueError for a model that is not of bytes, an empty prompt, or a
+    temperature that is not positive.
     """
     model = job.model
     if model.vocab_size != 256:
@@ -71,11 +72,26 @@ def generate(
         recent = tokens[-model.context :]
         window[: len(recent)] = recent
         built.engine.start(
-            tables.EVALUATE, 0, 1, window, window, 4, 1, 0, 1, 0, rates, nothing, np.zeros(1), 0
+            tables.EVALUATE,
+            0,
+            1,
+            window,
+            window,
+            4,
+            1,
+            0,
+            1,
+            0,
+            rates,
+            nothing,
+            np.zeros(1),
+            0,
         )
         built.engine.finish()
         scores = logits[len(recent) - 1].astype(np.float64) / temperature
         odds = np.exp(scores - scores.max())
         cumulative = np.cumsum(odds)
-        tokens.append(int(np.searchsorted(cumulative, stream.random() * cumulative[-1])))
+        tokens.append(
+            int(np.searchsorted(cumulative, stream.random() * cumulative[-1]))
+        )
     return bytes(tokens).decode("utf-8", errors="replace")

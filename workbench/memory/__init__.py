@@ -7,7 +7,6 @@ from .plan import (
     PlannedStep,
     StagePlan,
     flat,
-    layer_bytes,
     plan,
     stage_tapes,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "PlannedStep",
     "StagePlan",
     "flat",
-    "layer_bytes",
     "plan",
     "stage_tapes",
 ]

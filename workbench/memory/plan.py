@@ -1,21 +1,20 @@
 """What a rank allocates: the layout of its arena, to the byte, and its bytes over time.
 
-``plan`` walks each rank's program once and finds how many activations, held gradients and
-channel buffers are alive together; from that it lays out the arena. The engine allocates
-exactly this, and the planner reads the same numbers. Nothing is allocated here.
+``plan`` walks each rank's program once and finds how many activations, held gradients
+and channel buffers are alive together; from that it lays out the arena. The engine
+allocates exactly this, and the planner reads the same numbers. Nothing is allocated
+here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import prod
 
-from ..model import StageTapes, aligned, emit_stage
+from ..model import StageTapes, emit_stage
 from ..partition import Partition
 from ..schedule import Action, Kind, Overlap, Program, Schedule
 
-FLOAT = 4
 OPTIMIZER_STATES = {"adamw": 2, "sgd": 1}
 
 
@@ -56,7 +55,8 @@ class ChannelPlan:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """An action with the slots it works in and the bytes its rank holds when it ends."""
+    """An action with the slots it works in and the bytes its rank holds when it
+    ends."""
 
     action: Action
     saved_slot: int = 0
@@ -67,8 +67,8 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The arenas of all ranks. ``classes[r]`` says what rank r's bytes are for; they add up
-    to ``arena_bytes[r]``."""
+    """The arenas of all ranks. ``classes[r]`` says what rank r's bytes are for; they
+    add up to ``arena_bytes[r]``."""
 
     stages: tuple[StagePlan, ...]
     channels: tuple[ChannelPlan, ...]
@@ -91,7 +91,9 @@ class MemoryPlan:
         head = "".join(f"<th>{n}</th>" for n in (*self.classes[0], "total"))
         body = "".join(
             f"<tr><td>{rank}</td>"
-            + "".join(f"<td>{v / 2**20:.2f}</td>" for v in (*row.values(), sum(row.values())))
+            + "".join(
+                f"<td>{v / 2**20:.2f}</td>" for v in (*row.values(), sum(row.values()))
+            )
             + "</tr>"
             for rank, row in enumerate(self.classes)
         )
@@ -135,10 +137,14 @@ class _Slots:
 
 
 class _RankWalk:
-    """Follows one rank's program: which slots and buffers are alive after every step."""
+    """Follows one rank's program: which slots and buffers are alive after every
+    step."""
 
     def __init__(
-        self, program: Program, tapes: Sequence[StageTapes], stage_to_rank: Sequence[int]
+        self,
+        program: Program,
+        tapes: Sequence[StageTapes],
+        stage_to_rank: Sequence[int],
     ) -> None:
         self.rank = program.rank
         self.tapes = tapes
@@ -212,19 +218,26 @@ class _RankWalk:
 
 
 def _channels(
-    walks: Sequence[_RankWalk], schedule: Schedule, tapes: Sequence[StageTapes], capacity: int
+    walks: Sequence[_RankWalk],
+    schedule: Schedule,
+    tapes: Sequence[StageTapes],
+    capacity: int,
 ) -> list[tuple[int, Kind, int, int, int, int, int]]:
-    """(source stage, kind, producer, consumer, capacity, buffers, bytes) of every channel.
+    """(source stage, kind, producer, consumer, capacity, buffers, bytes) of every
+    channel.
 
-    Across ranks there are buffers for what the consumer holds at once, for the messages that
-    may wait, and for the one being filled: so a sender only ever waits for room.
+    Across ranks there are buffers for what the consumer holds at once, for the messages
+    that may wait, and for the one being filled: so a sender only ever waits for room.
     """
     found = []
     last = schedule.num_stages - 1
     ways = [(s, Kind.F, s + 1) for s in range(last)]
     ways += [(s + 1, Kind.B, s) for s in range(last)]
     for source, kind, target in ways:
-        producer, consumer = schedule.stage_to_rank[source], schedule.stage_to_rank[target]
+        producer, consumer = (
+            schedule.stage_to_rank[source],
+            schedule.stage_to_rank[target],
+        )
         peak = walks[consumer].input_peaks.get((source, kind), 0)
         buffers = max(peak, 1) if producer == consumer else peak + capacity + 1
         stage = tapes[source]
@@ -269,7 +282,8 @@ def plan(
     threads_per_rank: int = 1,
     with_loss: bool = True,
 ) -> MemoryPlan:
-    """The memory of every rank for this split and schedule. ``optimizer``: "adamw" | "sgd".
+    """The memory of every rank for this split and schedule. ``optimizer``: "adamw" |
+    "sgd".
 
     Raises ValueError if partition and schedule have different numbers of stages.
     """
@@ -279,7 +293,11 @@ def plan(
             f"{schedule.name!r} has {schedule.num_stages}; make them equal"
         )
     tapes = stage_tapes(
-        partition, microbatch_size, schedule.num_microbatches, threads_per_rank, with_loss
+        partition,
+        microbatch_size,
+        schedule.num_microbatches,
+        threads_per_rank,
+        with_loss,
     )
     programs = schedule.programs()
     walks = [_RankWalk(program, tapes, schedule.stage_to_rank) for program in programs]
@@ -351,20 +369,3 @@ def stage_tapes(
         )
         for s in range(last + 1)
     ]
-
-
-def layer_bytes(partition: Partition, microbatch_size: int, in_flight: int) -> list[int]:
-    """Bytes each layer needs alone: training state, and activations times ``in_flight``."""
-    model = partition.model
-    sizes = []
-    for index, layer in enumerate(model.layers):
-        alone = emit_stage(
-            [(index, layer)],
-            microbatch_size,
-            1,
-            is_first=index == 0,
-            is_last=index == model.num_layers - 1,
-        )
-        state = FLOAT * 4 * sum(prod(p.shape) for p in layer.parameters)
-        sizes.append(state + in_flight * (alone.saved_bytes + alone.input_bytes))
-    return sizes

@@ -1,4 +1,5 @@
-"""What is trained: layers, models, presets, and the tapes that a stage's layers make."""
+"""What is trained: layers, models, presets, and the tapes that a stage's layers
+make."""
 
 from .block import Block
 from .init import initial_values, initial_weights

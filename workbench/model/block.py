@@ -1,7 +1,9 @@
-"""The transformer block: causal attention and an MLP, each behind a norm, on a residual stream.
+"""The transformer block: causal attention and an MLP, each behind a norm, on a residual
+stream.
 
-One class covers GPT (LayerNorm, biases, GELU) and Llama (RMSNorm, rotary positions, grouped
-queries, SwiGLU). Shapes in comments: N = batch * context rows, C = width, H = hidden.
+One class covers GPT (LayerNorm, biases, GELU) and Llama (RMSNorm, rotary positions,
+grouped queries, SwiGLU). Shapes in comments: N = batch * context rows, C = width, H =
+hidden.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from .tape import Emitter, Ref
 
 
 def rotary_table(context: int, head_dim: int, theta: float) -> np.ndarray:
-    """(context, head_dim/2, 2) cosines and sines (Su et al. 2021), computed in float64."""
+    """(context, head_dim/2, 2) cosines and sines (Su et al. 2021), computed in
+    float64."""
     frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
     angles = np.arange(context)[:, None] * frequencies[None, :]
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
@@ -77,8 +80,8 @@ class Block(Layer):
 
     @property
     def cost(self) -> LayerCost:
-        """Matrix products and the causal half of attention (2 products forward, 4 backward;
-        recomputed scores are not counted)."""
+        """Matrix products and the causal half of attention (2 products forward, 4
+        backward; recomputed scores are not counted)."""
         c = self.width
         weights = c * (self.qkv_width + c + self.up_width + self.hidden)
         products = 2.0 * self.context * weights
@@ -93,7 +96,7 @@ class Block(Layer):
     def output_elements(self) -> int:
         return self.context * self.width
 
-    # ---- tapes -------------------------------------------------------------------------
+    # ---- tapes -----------------------------------------------------------------------
 
     def _b(self, name: str) -> str | None:
         return f"{name}.bias" if self.bias else None
@@ -130,10 +133,13 @@ class Block(Layer):
         return (e.batch, self.context, self.num_heads, self.num_kv_heads, self.head_dim)
 
     def _attention_work(self, e: Emitter) -> Ref:
-        return e.scratch(e.threads * _kernels.attention_workspace(self.context, self.head_dim))
+        return e.scratch(
+            e.threads * _kernels.attention_workspace(self.context, self.head_dim)
+        )
 
     def _rotate(self, e: Emitter, x: Ref, sign: float) -> None:
-        """Turns the queries and keys in place; the backward turns their gradients back."""
+        """Turns the queries and keys in place; the backward turns their gradients
+        back."""
         if self.rope_theta is None:
             return
         table = rotary_table(self.context, self.head_dim, self.rope_theta)
@@ -213,7 +219,9 @@ class Block(Layer):
         linear(e.dy, self._saved(e, "active"), "down", self.hidden, c)
         dup, dmiddle = self._held(e, "dup"), self._held(e, "dmiddle")
         linear(dup, self._saved(e, "norm2"), "up", c, self.up_width)
-        second.backward_weight(e, self._held(e, "dnorm2"), self._saved(e, "middle"), rows)
+        second.backward_weight(
+            e, self._held(e, "dnorm2"), self._saved(e, "middle"), rows
+        )
         linear(dmiddle, self._saved(e, "attention"), "proj", c, c)
         dqkv = self._held(e, "dqkv")
         linear(dqkv, self._saved(e, "norm1"), "qkv", c, self.qkv_width)

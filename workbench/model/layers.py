@@ -1,8 +1,8 @@
 """Layers: parameters, the three tapes, and costs; shapes only, nothing is allocated.
 
-A layer states its forward, its input-gradient backward and its weight-gradient backward as
-kernel calls; there is no autograd. Transformer blocks are in ``block.py``. Costs are per
-sequence (one sample); FLOPs count a multiply-add as two.
+A layer states its forward, its input-gradient backward and its weight-gradient backward
+as kernel calls; there is no autograd. Transformer blocks are in ``block.py``. Costs are
+per sequence (one sample); FLOPs count a multiply-add as two.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class LayerCost(NamedTuple):
 class Layer:
     """Base of all layers.
 
-    Subclasses give ``parameters``, ``cost``, ``input_elements``, ``output_elements`` (per
-    sequence) and emit their calls in ``forward``, ``backward_input``, ``backward_weight``.
+    Subclasses give ``parameters``, ``cost``, ``input_elements``, ``output_elements``
+    (per sequence) and emit their calls in ``forward``, ``backward_input``,
+    ``backward_weight``.
     """
 
     name: str
@@ -185,7 +186,8 @@ class Norm:
 
 @dataclass(frozen=True)
 class Head(Layer):
-    """Final norm, projection to the vocabulary, and softmax cross-entropy on the next token."""
+    """Final norm, projection to the vocabulary, and softmax cross-entropy on the next
+    token."""
 
     vocab_size: int
     context: int
@@ -218,7 +220,9 @@ class Head(Layer):
 
     def _buffers(self, e: Emitter) -> tuple[Ref, Ref]:
         rows = e.batch * self.context
-        return e.saved("norm", rows * self.width), e.saved("logits", rows * self.vocab_size)
+        return e.saved("norm", rows * self.width), e.saved(
+            "logits", rows * self.vocab_size
+        )
 
     def forward(self, e: Emitter) -> None:
         assert e.x is not None
@@ -257,8 +261,8 @@ class Head(Layer):
 class Dense(Layer):
     """A linear layer with bias and, unless ``relu`` is False, ReLU; one row per sample.
 
-    The model's first layer reads its rows from the data; with ``loss="mse"`` (the model's
-    last layer) the output is compared with the targets.
+    The model's first layer reads its rows from the data; with ``loss="mse"`` (the
+    model's last layer) the output is compared with the targets.
     """
 
     n_in: int
@@ -336,4 +340,6 @@ class Dense(Layer):
 
     def backward_weight(self, e: Emitter) -> None:
         dlinear = self._dlinear(e)
-        e.linear_backward_weight(dlinear, self._x(e), "weight", self._shape(e), bias="bias")
+        e.linear_backward_weight(
+            dlinear, self._x(e), "weight", self._shape(e), bias="bias"
+        )

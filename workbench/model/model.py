@@ -1,14 +1,14 @@
 """Model: an ordered tuple of layers, shapes only.
 
-Building a model allocates nothing, so a 405-billion-parameter one is as free as a toy. A model
-is made by its constructors, which check what they are given; weights come from a seed or from
-safetensors when a job is launched.
+Building a model allocates nothing, so a 405-billion-parameter one is as free as a toy.
+A model is made by its constructors, which check what they are given; weights come from
+a seed or from safetensors when a job is launched.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from .presets import PRESETS
 def _positive(**values: int) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            raise ValueError(
+                f"{name} must be a whole number of at least 1, got {value!r}"
+            )
 
 
 def _heads(width: int, num_heads: int, num_kv_heads: int, rotary: bool) -> None:
@@ -49,14 +51,15 @@ def _heads(width: int, num_heads: int, num_kv_heads: int, rotary: bool) -> None:
 class Model:
     """What is trained: ``layers`` in order, and the ``config`` they were built from.
 
-    ``weights`` optionally names a safetensors file whose values replace the seeded ones.
+    ``weights`` optionally names a safetensors file whose values replace the seeded
+    ones.
     """
 
     config: Mapping[str, Any]
     layers: tuple[Layer, ...] = field(repr=False)
     weights: str | None = None
 
-    # ---- constructors ------------------------------------------------------------------
+    # ---- constructors ----------------------------------------------------------------
 
     @classmethod
     def gpt(
@@ -72,10 +75,13 @@ class Model:
         """A GPT-2-like model: learned positions, LayerNorm, GELU; head not tied.
 
         Layers: embedding, ``num_layers`` blocks, head: num_layers + 2 in all. Raises
-        ValueError when the width is not divisible by the heads or a size is not positive.
+        ValueError when the width is not divisible by the heads or a size is not
+        positive.
         """
         hidden = 4 * width if hidden is None else hidden
-        _positive(num_layers=num_layers, width=width, num_heads=num_heads, hidden=hidden)
+        _positive(
+            num_layers=num_layers, width=width, num_heads=num_heads, hidden=hidden
+        )
         _positive(vocab_size=vocab_size, context=context)
         _heads(width, num_heads, num_heads, rotary=False)
         std = 0.02 / (2 * num_layers) ** 0.5
@@ -101,7 +107,9 @@ class Model:
             hidden=hidden,
         )
         embedding = Embedding("embedding", vocab_size, context, width)
-        return cls(config, (embedding, *blocks, Head("head", vocab_size, context, width)))
+        return cls(
+            config, (embedding, *blocks, Head("head", vocab_size, context, width))
+        )
 
     @classmethod
     def llama(
@@ -116,10 +124,13 @@ class Model:
         hidden: int | None = None,
         rope_theta: float = 10000.0,
     ) -> Model:
-        """A Llama-like model: rotary positions, RMSNorm, SwiGLU, grouped queries, no bias."""
+        """A Llama-like model: rotary positions, RMSNorm, SwiGLU, grouped queries, no
+        bias."""
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         hidden = -(-8 * width // 3) if hidden is None else hidden
-        _positive(num_layers=num_layers, width=width, num_heads=num_heads, hidden=hidden)
+        _positive(
+            num_layers=num_layers, width=width, num_heads=num_heads, hidden=hidden
+        )
         _positive(vocab_size=vocab_size, context=context, num_kv_heads=num_kv_heads)
         _heads(width, num_heads, num_kv_heads, rotary=True)
         config = dict(
@@ -244,21 +255,33 @@ class Model:
     def preset(cls, name: str) -> Model:
         """A model by name; ``PRESETS`` in ``workbench.model`` lists them."""
         if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
+            raise ValueError(
+                f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}"
+            )
         return cls.from_config(PRESETS[name])
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Model:
-        """The inverse of ``model.config``. Raises ValueError for what it does not know."""
+        """The inverse of ``model.config``. Raises ValueError for what it does not
+        know."""
         options = dict(config)
         kind = options.pop("kind", None)
-        makers = {"gpt": cls.gpt, "llama": cls.llama, "moe": cls.moe, "mlp": cls.mlp}
+        makers: dict[str, Callable[..., Model]] = {
+            "gpt": cls.gpt,
+            "llama": cls.llama,
+            "moe": cls.moe,
+            "mlp": cls.mlp,
+        }
         if kind not in makers:
-            raise ValueError(f"unknown kind of model {kind!r}; known: {', '.join(makers)}")
+            raise ValueError(
+                f"unknown kind of model {kind!r}; known: {', '.join(makers)}"
+            )
         try:
             return makers[kind](**options)
         except TypeError as error:
-            raise ValueError(f"the config does not describe a {kind} model: {error}") from None
+            raise ValueError(
+                f"the config does not describe a {kind} model: {error}"
+            ) from None
 
     @classmethod
     def from_safetensors(cls, path: str | Path) -> Model:
@@ -280,7 +303,7 @@ class Model:
         model = cls.from_config(json.loads(metadata["model"]))
         return cls(model.config, model.layers, str(file))
 
-    # ---- what it is --------------------------------------------------------------------
+    # ---- what it is ------------------------------------------------------------------
 
     @property
     def num_layers(self) -> int:

@@ -1,4 +1,5 @@
-"""Mixture-of-experts block: parameters and costs, for planning. The engine does not run it."""
+"""Mixture-of-experts block: parameters and costs, for planning. The engine does not run
+it."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from .layers import Layer, LayerCost, Parameter
 
 @dataclass(frozen=True)
 class MoEBlock(Layer):
-    """Attention as in Llama; the MLP is a router and ``num_experts`` SwiGLU experts, of which
-    each token uses ``experts_per_token``, plus an optional shared expert."""
+    """Attention as in Llama; the MLP is a router and ``num_experts`` SwiGLU experts, of
+    which each token uses ``experts_per_token``, plus an optional shared expert."""
 
     context: int
     width: int
@@ -42,7 +43,9 @@ class MoEBlock(Layer):
             shapes["shared.up.weight"] = (2 * self.shared_hidden, c)
             shapes["shared.down.weight"] = (c, self.shared_hidden)
         return tuple(
-            Parameter(name, shape, 0.0 if "norm" in name else 0.02, float("norm" in name))
+            Parameter(
+                name, shape, 0.0 if "norm" in name else 0.02, float("norm" in name)
+            )
             for name, shape in shapes.items()
         )
 

@@ -1,4 +1,5 @@
-"""Models by name. The large ones are for planning and drawing: building them is free."""
+"""Models by name. The large ones are for planning and drawing: building them is
+free."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     # Radford et al. 2019. GPT-2 ties embedding and head; here they are two tensors.
     "gpt2-124m": dict(
-        kind="gpt", num_layers=12, width=768, num_heads=12, vocab_size=50257, context=1024
+        kind="gpt",
+        num_layers=12,
+        width=768,
+        num_heads=12,
+        vocab_size=50257,
+        context=1024,
     ),
     # Grattafiori et al. 2024, "The Llama 3 Herd of Models".
     "llama-3-8b": dict(

@@ -1,8 +1,9 @@
 """Tapes: what a stage does, as flat lists of kernel calls over named memory.
 
-A layer emits calls through an ``Emitter``, which hands out memory by how long it must live;
-``emit_stage`` strings the layers of one stage together. Nothing is allocated and nothing is
-run here: the memory room adds the sizes up, the engine binds the calls to an arena.
+A layer emits calls through an ``Emitter``, which hands out memory by how long it must
+live; ``emit_stage`` strings the layers of one stage together. Nothing is allocated and
+nothing is run here: the memory room adds the sizes up, the engine binds the calls to an
+arena.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
 from cython_kernels import _kernels
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ FLOAT = 4
 
 
 class Ref(NamedTuple):
-    """A place in one of the regions of ``cython_kernels.tables.REGIONS``; offset in bytes."""
+    """A place in one of the regions of ``cython_kernels.tables.REGIONS``; offset in
+    bytes."""
 
     region: str
     offset: int
@@ -85,9 +88,9 @@ class _Bump:
 class Emitter:
     """What a layer sees while it emits its calls.
 
-    ``x``, ``y`` are the layer's input and output, ``dy``, ``dx`` their gradients (None where
-    there is none: no input before the first layer, no gradient to it). ``saved`` memory lives
-    from F to W, ``held`` from I to W, ``scratch`` within one tape.
+    ``x``, ``y`` are the layer's input and output, ``dy``, ``dx`` their gradients (None
+    where there is none: no input before the first layer, no gradient to it). ``saved``
+    memory lives from F to W, ``held`` from I to W, ``scratch`` within one tape.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class Emitter:
         self._constants: list[tuple[int, np.ndarray]] = []
         self._slots: list[Slot] = []
 
-    # ---- memory ------------------------------------------------------------------------
+    # ---- memory ----------------------------------------------------------------------
 
     def _name(self, region: str, name: str, size: int) -> Ref:
         key = (region, self.layer, name)
@@ -155,10 +158,14 @@ class Emitter:
         self.layer = layer
         self._scratch = _Bump()
 
-    # ---- calls -------------------------------------------------------------------------
+    # ---- calls -----------------------------------------------------------------------
 
     def call(
-        self, op: str, pointers: Sequence[Ref | None], sizes: Sequence[int], *scalars: float
+        self,
+        op: str,
+        pointers: Sequence[Ref | None],
+        sizes: Sequence[int],
+        *scalars: float,
     ) -> None:
         self.calls.append(Call(op, tuple(pointers), tuple(sizes), scalars))
 
@@ -178,7 +185,8 @@ class Emitter:
         residual: Ref | None = None,
         accumulate: bool = False,
     ) -> None:
-        """c (m, n) = a (m, k) b (k, n), with element strides; see ``gemm`` in kernels.h."""
+        """c (m, n) = a (m, k) b (k, n), with element strides; see ``gemm`` in
+        kernels.h."""
         m, n, k = shape
         work = self.scratch(self.threads * _kernels.gemm_workspace(m, n, k))
         sizes = (n, *a_strides, *b_strides, m, n, k, int(accumulate))
@@ -195,12 +203,15 @@ class Emitter:
     ) -> None:
         """out (rows, n_out) = x (rows, n_in) weight^T + bias + residual.
 
-        shape: (rows, n_in, n_out); the weight is stored (n_out, n_in), as PyTorch's Linear.
+        shape: (rows, n_in, n_out); the weight is stored (n_out, n_in), as PyTorch's
+        Linear.
         """
         rows, n_in, n_out = shape
         offset = self.param(bias) if bias else None
         w = self.param(weight)
-        self.gemm(out, x, (n_in, 1), w, (1, n_in), (rows, n_out, n_in), offset, residual)
+        self.gemm(
+            out, x, (n_in, 1), w, (1, n_in), (rows, n_out, n_in), offset, residual
+        )
 
     def linear_backward_input(
         self,
@@ -233,7 +244,8 @@ class Emitter:
             self.call("bias_backward", (self.grad(bias), dout), (rows, n_out))
 
     def gather(self, out: Ref, count: int, targets: bool) -> None:
-        """Fetches this microbatch's samples: ``count`` elements each, 4 bytes an element."""
+        """Fetches this microbatch's samples: ``count`` elements each, 4 bytes an
+        element."""
         self.call("gather", (out,), (self.batch, count, int(targets)))
 
     def mean_loss(self, losses: Ref, rows: int) -> None:
@@ -256,8 +268,9 @@ def emit_stage(
 ) -> StageTapes:
     """The tapes of a stage that holds ``layers``, given with their index in the model.
 
-    The order of calls inside a layer and the memory they name do not depend on which other
-    layers share the stage; that is half of why weights do not depend on the split.
+    The order of calls inside a layer and the memory they name do not depend on which
+    other layers share the stage; that is half of why weights do not depend on the
+    split.
     """
     e = Emitter(batch, num_microbatches, threads, with_loss)
     for index, layer in layers:

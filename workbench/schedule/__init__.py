@@ -1,4 +1,5 @@
-"""The order of a pipeline step as data: written, checked, lowered, drawn. Standard library only."""
+"""The order of a pipeline step as data: written, checked, lowered, drawn. Standard
+library only."""
 
 from .catalogue import SCHEDULES
 from .graph import BARRIER, CAPACITY, DATA, Graph, graph

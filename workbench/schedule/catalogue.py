@@ -19,9 +19,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def make(
-    name: str, num_ranks: int, num_microbatches: int, **options: Any
-) -> Schedule:
+def make(name: str, num_ranks: int, num_microbatches: int, **options: Any) -> Schedule:
     """See ``Schedule.make``."""
     if name not in SCHEDULES:
         near = difflib.get_close_matches(str(name).lower(), SCHEDULES, n=1, cutoff=0.3)
@@ -29,9 +27,14 @@ def make(
         raise ValueError(
             f"no schedule named {name!r}: {hint}There are {', '.join(SCHEDULES)}"
         )
-    for label, value in (("num_ranks", num_ranks), ("num_microbatches", num_microbatches)):
+    for label, value in (
+        ("num_ranks", num_ranks),
+        ("num_microbatches", num_microbatches),
+    ):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{label} must be a whole number of at least 1, got {value!r}")
+            raise ValueError(
+                f"{label} must be a whole number of at least 1, got {value!r}"
+            )
     generator = SCHEDULES[name]
     known = list(inspect.signature(generator).parameters)[2:]
     for option in options:

@@ -1,7 +1,7 @@
 """The rules a schedule must keep, and what is said of the first one it breaks.
 
-Local rules look at one action; happens-before at one row; communication and deadlock at the
-whole graph of lowered programs, the one that the simulator and the engine use too.
+Local rules look at one action; happens-before at one row; communication and deadlock at
+the whole graph of lowered programs, the one that the simulator and the engine use too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _fail(
     return ScheduleError(text, rule, rank, step, action)
 
 
-# ---- one action ------------------------------------------------------------------------
+# ---- one action ----------------------------------------------------------------------
 
 
 def _misplaced(schedule: Schedule, rank: int, action: Action) -> str | None:
@@ -100,7 +100,11 @@ def _check_complete(schedule: Schedule) -> None:
         if not have[0]:
             raise _fail(schedule, "completeness", f"{forward} is missing")
         if have[1:] not in ([True, False, False], [False, True, True]):
-            found = [str(a) for a, h in zip((full, split, weight), have[1:], strict=True) if h]
+            found = [
+                str(a)
+                for a, h in zip((full, split, weight), have[1:], strict=True)
+                if h
+            ]
             told = " and ".join(found) or "no backward"
             rank, step = schedule.place(forward)
             raise _fail(
@@ -132,15 +136,19 @@ def _check_rows(schedule: Schedule) -> None:
                 raise _fail(schedule, "completeness", message, rank, step, action)
             home, position = schedule.place(need)
             if home == rank and position >= step:
-                where = "in the same overlap" if position == step else f"at step {position}"
+                where = (
+                    "in the same overlap" if position == step else f"at step {position}"
+                )
                 message = f"it needs {need}, which comes only {where}"
                 raise _fail(schedule, "happens-before", message, rank, step, action)
 
 
-# ---- the whole graph -------------------------------------------------------------------
+# ---- the whole graph -----------------------------------------------------------------
 
 
-def _rank_step(schedule: Schedule, action: Action | Overlap | None) -> tuple[int, int] | None:
+def _rank_step(
+    schedule: Schedule, action: Action | Overlap | None
+) -> tuple[int, int] | None:
     """Where in the schedule a lowered step belongs: the compute action it serves."""
     if action is None:
         return None
@@ -176,7 +184,9 @@ def describe_cycle(found: Graph, cycle: list[int]) -> str:
     """The wait-for cycle in words, one line per rank that waits."""
     lines = []
     crossing = [
-        i for i, node in enumerate(cycle) if found.previous[node] != cycle[(i + 1) % len(cycle)]
+        i
+        for i, node in enumerate(cycle)
+        if found.previous[node] != cycle[(i + 1) % len(cycle)]
     ]
     for i in crossing:
         node, other = cycle[i], cycle[(i + 1) % len(cycle)]
@@ -194,8 +204,9 @@ def _graph(schedule: Schedule, capacity: int | None) -> Graph:
     try:
         return graph(lower(schedule, optimizer=False), capacity)
     except ScheduleError as error:
-        place = _rank_step(schedule, error.action) or (None, None)
-        raise _fail(schedule, error.rule, str(error), *place, error.action) from None
+        rank, step = _rank_step(schedule, error.action) or (None, None)
+        message, action = str(error), error.action
+        raise _fail(schedule, error.rule, message, rank, step, action) from None
 
 
 def _check_graph(schedule: Schedule, capacity: int | None) -> None:
@@ -204,11 +215,13 @@ def _check_graph(schedule: Schedule, capacity: int | None) -> None:
     if not cycle:
         return
     step = found.step(cycle[0])
-    place = _rank_step(schedule, step) or (None, None)
-    limit = "channels without limit" if capacity is None else f"channel capacity {capacity}"
+    rank, position = _rank_step(schedule, step) or (None, None)
+    limit = (
+        "channels without limit" if capacity is None else f"channel capacity {capacity}"
+    )
     action = None if step is None else halves(step)[0]
     message = f"deadlock with {limit}:\n{describe_cycle(found, cycle)}"
-    raise _fail(schedule, "no deadlock", message, *place, action)
+    raise _fail(schedule, "no deadlock", message, rank, position, action)
 
 
 def _check_memory(schedule: Schedule, limit: int) -> None:
@@ -227,7 +240,9 @@ def _check_memory(schedule: Schedule, limit: int) -> None:
 
 
 def check(
-    schedule: Schedule, channel_capacity: int | None = None, memory_limit: int | None = None
+    schedule: Schedule,
+    channel_capacity: int | None = None,
+    memory_limit: int | None = None,
 ) -> None:
     """See ``Schedule.check``."""
     _check_places(schedule)
@@ -241,7 +256,8 @@ def check(
 
 
 def minimum_channel_capacity(schedule: Schedule) -> int:
-    """See ``Schedule.minimum_channel_capacity``. Raises ScheduleError if no capacity helps."""
+    """See ``Schedule.minimum_channel_capacity``. Raises ScheduleError if no capacity
+    helps."""
     _check_graph(schedule, None)
 
     def runs(capacity: int) -> bool:

@@ -1,5 +1,6 @@
-"""PyTorch's compute-only CSV, both ways and strict: one line per rank, one cell per time slot,
-empty cells for idle slots. What PyTorch's own reader would take for something else is refused.
+"""PyTorch's compute-only CSV, both ways and strict: one line per rank, one cell per
+time slot, empty cells for idle slots. What PyTorch's own reader would take for
+something else is refused.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def _read_text(source: str | Path) -> str:
 
 
 def read_csv(source: str | Path, name: str = "csv") -> Schedule:
-    """See ``Schedule.from_csv``. Placement is read off the rows: a stage lives where its
-    actions stand."""
+    """See ``Schedule.from_csv``. Placement is read off the rows: a stage lives where
+    its actions stand."""
     rows: list[tuple[Action | Overlap, ...]] = []
     homes: dict[int, int] = {}
     seen: dict[Action, tuple[int, int]] = {}

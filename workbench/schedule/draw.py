@@ -1,7 +1,7 @@
 """Schedules as pictures: a text grid and an SVG, time to the right, one row per rank.
 
-Both lay actions out as if F, I, W and R took one unit and B two, without communication; for
-other costs, simulate.
+Both lay actions out as if F, I, W and R took one unit and B two, without communication;
+for other costs, simulate.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def _units(item: Action | Overlap) -> int:
 
 
 def layout(schedule: Schedule) -> list[list[Placed]]:
-    """(start, units, item) per rank. Broken schedules are laid out too: what cannot start
-    because something it needs never comes is put behind what can."""
+    """(start, units, item) per rank. Broken schedules are laid out too: what cannot
+    start because something it needs never comes is put behind what can."""
     rows: list[list[Placed]] = [[] for _ in schedule.ranks]
     ends: dict[Action, int] = {}
     clock = [0] * schedule.num_ranks
@@ -66,7 +66,9 @@ def _label(item: Action | Overlap) -> str:
     return "&".join(str(a) for a in halves(item))
 
 
-def _window(rows: Sequence[Sequence[Placed]], mark: tuple[int, int] | None) -> tuple[int, int]:
+def _window(
+    rows: Sequence[Sequence[Placed]], mark: tuple[int, int] | None
+) -> tuple[int, int]:
     end = max((start + units for row in rows for start, units, _ in row), default=0)
     if mark is None or end <= 2 * _WINDOW or mark[1] >= len(rows[mark[0]]):
         return 0, end
@@ -75,8 +77,8 @@ def _window(rows: Sequence[Sequence[Placed]], mark: tuple[int, int] | None) -> t
 
 
 def grid(schedule: Schedule, mark: tuple[int, int] | None = None) -> str:
-    """The schedule as text. ``mark`` = (rank, step) is pointed at; a long grid is then cut to
-    its surroundings."""
+    """The schedule as text. ``mark`` = (rank, step) is pointed at; a long grid is then
+    cut to its surroundings."""
     rows = layout(schedule)
     first, last = _window(rows, mark)
     shown = [
@@ -103,7 +105,9 @@ def grid(schedule: Schedule, mark: tuple[int, int] | None = None) -> str:
     return "\n".join(lines)
 
 
-def _cell(x: float, y: float, width: float, height: float, action: Action, many: bool) -> str:
+def _cell(
+    x: float, y: float, width: float, height: float, action: Action, many: bool
+) -> str:
     label = f"{action.stage}{action.kind}{action.microbatch}" if many else None
     text = label or f"{action.kind}{action.microbatch}"
     size = min(11.0, 1.7 * width / max(2, len(text)))

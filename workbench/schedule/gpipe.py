@@ -11,7 +11,11 @@ def gpipe(num_ranks: int, num_microbatches: int) -> Schedule:
     Bubble: (p - 1)(F + B) per rank. Peak in flight: m on every rank.
     """
     rows = [
-        [Action(rank, kind, k) for kind in (Kind.F, Kind.B) for k in range(num_microbatches)]
+        [
+            Action(rank, kind, k)
+            for kind in (Kind.F, Kind.B)
+            for k in range(num_microbatches)
+        ]
         for rank in range(num_ranks)
     ]
     return Schedule("gpipe", tuple(map(tuple, rows)), tuple(range(num_ranks)))

@@ -1,8 +1,8 @@
 """The graph of a set of programs: which step of which rank waits for which.
 
-Check, simulator and engine all use this one graph. A node is one step of one rank; it waits
-for the step before it on its rank, for the messages it receives, for room in the channel it
-sends to, and, before the optimizer step, for every rank's gradients.
+Check, simulator and engine all use this one graph. A node is one step of one rank; it
+waits for the step before it on its rank, for the messages it receives, for room in the
+channel it sends to, and, before the optimizer step, for every rank's gradients.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Channel(NamedTuple):
 class Graph:
     """Nodes in rank order; edges in CSR form: node i waits for dep[dep_start[i]:...].
 
-    ``previous[i]`` is i - 1 on the same rank, else -1. A last, virtual node with rank -1
-    stands for "all gradients are there" when the programs have optimizer steps.
+    ``previous[i]`` is i - 1 on the same rank, else -1. A last, virtual node with rank
+    -1 stands for "all gradients are there" when the programs have optimizer steps.
     """
 
     programs: tuple[Program, ...]
@@ -84,7 +84,9 @@ def _channel(action: Action) -> Channel:
     return Channel(action.stage + shift, kind)
 
 
-def _mismatch(channel: Channel, number: int, sent: Action | None, got: Action | None) -> str:
+def _mismatch(
+    channel: Channel, number: int, sent: Action | None, got: Action | None
+) -> str:
     told = "nothing" if sent is None else str(sent)
     wants = "nothing" if got is None else str(got)
     return (
@@ -94,7 +96,9 @@ def _mismatch(channel: Channel, number: int, sent: Action | None, got: Action | 
 
 
 def _matched(
-    channel: Channel, sends: Sequence[tuple[int, Action]], receives: Sequence[tuple[int, Action]]
+    channel: Channel,
+    sends: Sequence[tuple[int, Action]],
+    receives: Sequence[tuple[int, Action]],
 ) -> None:
     """Both ends must name the same microbatches in the same order."""
     for number in range(max(len(sends), len(receives))):
@@ -160,7 +164,9 @@ def _connect(
     previous: array[int],
     edges: dict[int, list[tuple[int, int]]],
 ) -> None:
-    for number, ((send, _), (receive, _)) in enumerate(zip(sends, receives, strict=True)):
+    for number, ((send, _), (receive, _)) in enumerate(
+        zip(sends, receives, strict=True)
+    ):
         edges.setdefault(receive, []).append((send, DATA))
         if capacity is None:
             continue
@@ -169,7 +175,9 @@ def _connect(
             if previous[receive] >= 0:
                 edges.setdefault(send, []).append((previous[receive], CAPACITY))
         elif number >= capacity:
-            edges.setdefault(send, []).append((receives[number - capacity][0], CAPACITY))
+            edges.setdefault(send, []).append(
+                (receives[number - capacity][0], CAPACITY)
+            )
 
 
 def _packed(

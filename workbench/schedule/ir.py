@@ -1,8 +1,9 @@
 """The order of a pipeline step, as data: kinds, actions, schedules, programs.
 
-A ``Schedule`` is a table of compute actions per rank; it owns no model and runs nothing. It is
-checked (check.py), lowered to ``Program``s with communication (lower.py), and from there both
-simulated and executed. ``Schedule.dependencies`` is the only statement of what needs what.
+A ``Schedule`` is a table of compute actions per rank; it owns no model and runs
+nothing. It is checked (check.py), lowered to ``Program``s with communication
+(lower.py), and from there both simulated and executed. ``Schedule.dependencies`` is the
+only statement of what needs what.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Kind(StrEnum):
     """What an action does. The order gives the integers in ``kinds.h``."""
 
     F = "F"
-    I = "I"  # noqa: E741 - the field's letter
+    I = "I"
     W = "W"
     B = "B"
     R = "R"
@@ -44,9 +45,7 @@ KIND_CODE: dict[Kind, int] = {kind: code for code, kind in enumerate(KINDS)}
 #: What a schedule is made of; the other kinds come with lowering.
 COMPUTE = frozenset({Kind.F, Kind.I, Kind.W, Kind.B, Kind.R})
 #: Kinds of a whole stage: written without a microbatch, which is then -1.
-WHOLE_STAGE = frozenset(
-    {Kind.REDUCE_GRAD, Kind.OPT_STEP, Kind.UNSHARD, Kind.RESHARD}
-)
+WHOLE_STAGE = frozenset({Kind.REDUCE_GRAD, Kind.OPT_STEP, Kind.UNSHARD, Kind.RESHARD})
 
 _ACTION = re.compile(
     r"(\d+)(" + "|".join(sorted(KINDS, key=len, reverse=True)) + r")(\d+)?(?:\.(\d+))?",
@@ -129,8 +128,8 @@ def halves(item: Action | Overlap) -> tuple[Action, ...]:
 class ScheduleError(ValueError):
     """A schedule that breaks a rule; the message draws the grid with the place marked.
 
-    ``rule`` names it; ``rank``, ``step`` (position in the rank's row) and ``action`` say
-    where, each None where that makes no sense.
+    ``rule`` names it; ``rank``, ``step`` (position in the rank's row) and ``action``
+    say where, each None where that makes no sense.
     """
 
     def __init__(
@@ -160,10 +159,11 @@ def _item(entry: Any) -> Action | Overlap:
 class Schedule:
     """Which rank does what to which microbatch, in what order.
 
-    ``ranks[r]`` is rank r's row of compute actions (given as actions or texts, stored as a
-    tuple); ``stage_to_rank[s]`` says where stage s lives. In schedules with two copies of the
-    parameters ``copy_of[s]`` names the stage whose parameters s shares, and ``route[k]`` which
-    way microbatch k takes. Building a schedule checks its form only; ``check`` does the rest.
+    ``ranks[r]`` is rank r's row of compute actions (given as actions or texts, stored
+    as a tuple); ``stage_to_rank[s]`` says where stage s lives. In schedules with two
+    copies of the parameters ``copy_of[s]`` names the stage whose parameters s shares,
+    and ``route[k]`` which way microbatch k takes. Building a schedule checks its form
+    only; ``check`` does the rest.
     """
 
     name: str
@@ -194,7 +194,7 @@ class Schedule:
                 f"{self.num_stages}"
             )
 
-    # ---- making one --------------------------------------------------------------------
+    # ---- making one ------------------------------------------------------------------
 
     @classmethod
     def make(
@@ -202,8 +202,8 @@ class Schedule:
     ) -> Schedule:
         """A schedule of the catalogue by name (a key of ``SCHEDULES``).
 
-        Raises ValueError for an unknown name (suggesting the nearest), for numbers that are
-        not positive, and for options the generator does not take.
+        Raises ValueError for an unknown name (suggesting the nearest), for numbers that
+        are not positive, and for options the generator does not take.
         """
         from .catalogue import make
 
@@ -222,7 +222,7 @@ class Schedule:
 
         return write_csv(self)
 
-    # ---- what it says ------------------------------------------------------------------
+    # ---- what it says ----------------------------------------------------------------
 
     @property
     def num_ranks(self) -> int:
@@ -251,16 +251,18 @@ class Schedule:
         return self._places[action]
 
     def backward(self, stage: int, microbatch: int, part: int = 0) -> Action:
-        """The action that makes the input gradient: I where the schedule has it, else B."""
+        """The action that makes the input gradient: I where the schedule has it, else
+        B."""
         split = Action(stage, Kind.I, microbatch, part)
         return split if self.has(split) else split._replace(kind=Kind.B)
 
     def dependencies(self, action: Action) -> tuple[Action, ...]:
         """What must have ended before ``action`` may start: the data dependences.
 
-        F needs the F of the stage before; I and B need their own F (and its R, if there is
-        one) and the input gradient of the stage after; W needs its I; R needs its F. With
-        sequence slices a forward also needs the slice before it, a backward the slice after.
+        F needs the F of the stage before; I and B need their own F (and its R, if there
+        is one) and the input gradient of the stage after; W needs its I; R needs its F.
+        With sequence slices a forward also needs the slice before it, a backward the
+        slice after.
         """
         stage, kind, microbatch, part = action
         own = Action(stage, Kind.F, microbatch, part)
@@ -284,8 +286,8 @@ class Schedule:
         return tuple(needs)
 
     def stage_before(self, stage: int) -> int:
-        """The stage whose output is this one's input, or -1. A copy's stages form a chain of
-        their own, half as long as the table of stages."""
+        """The stage whose output is this one's input, or -1. A copy's stages form a
+        chain of their own, half as long as the table of stages."""
         chain = self._chain_length
         return stage - 1 if stage % chain else -1
 
@@ -299,7 +301,8 @@ class Schedule:
         return self.num_stages // 2 if self.copy_of else self.num_stages
 
     def in_flight(self, rank: int) -> int:
-        """Most (stage, microbatch) pairs the rank holds at once, from F to the end of W or B."""
+        """Most (stage, microbatch) pairs the rank holds at once, from F to the end of W
+        or B."""
         held = peak = 0
         for item in self.ranks[rank]:
             for action in halves(item):
@@ -310,16 +313,17 @@ class Schedule:
                     held -= 1
         return peak
 
-    # ---- what can be done with it ------------------------------------------------------
+    # ---- what can be done with it ----------------------------------------------------
 
     def check(
         self, channel_capacity: int | None = None, memory_limit: int | None = None
     ) -> Schedule:
         """Raises ScheduleError for the first rule broken; returns the schedule itself.
 
-        Rules: placement, uniqueness, completeness, happens-before, matched communication, no
-        deadlock with ``channel_capacity`` messages per channel (0: rendezvous; None: any
-        number), and at most ``memory_limit`` activations in flight per rank.
+        Rules: placement, uniqueness, completeness, happens-before, matched
+        communication, no deadlock with ``channel_capacity`` messages per channel (0:
+        rendezvous; None: any number), and at most ``memory_limit`` activations in
+        flight per rank.
         """
         from .check import check
 
@@ -327,7 +331,8 @@ class Schedule:
         return self
 
     def minimum_channel_capacity(self) -> int:
-        """The fewest messages that channels must hold for the schedule not to deadlock."""
+        """The fewest messages that channels must hold for the schedule not to
+        deadlock."""
         from .check import minimum_channel_capacity
 
         return minimum_channel_capacity(self)

@@ -1,8 +1,8 @@
 """Lowering: a schedule of compute actions to one program per rank.
 
-Receives stand right before the action that needs them and sends right after the one that made
-them; between two stages of one rank there is neither. A send never blocks while its channel
-has room; a receive waits where its consumer stands.
+Receives stand right before the action that needs them and sends right after the one
+that made them; between two stages of one rank there is neither. A send never blocks
+while its channel has room; a receive waits where its consumer stands.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def _sends(schedule: Schedule, action: Action) -> Iterator[Action]:
 
 
 def _last_gradients(row: Row) -> set[Action]:
-    """The last W or B of every stage in the row: after it the stage's gradient is whole."""
+    """The last W or B of every stage in the row: after it the stage's gradient is
+    whole."""
     last: dict[int, Action] = {}
     for item in row:
         for action in halves(item):
@@ -64,8 +65,8 @@ def _lower_row(schedule: Schedule, row: Row, optimizer: bool) -> Row:
 
 
 def lower(schedule: Schedule, optimizer: bool = True) -> tuple[Program, ...]:
-    """One program per rank. With ``optimizer`` every stage reduces its gradient after its last
-    W or B, and takes its optimizer step at the end."""
+    """One program per rank. With ``optimizer`` every stage reduces its gradient after
+    its last W or B, and takes its optimizer step at the end."""
     return tuple(
         Program(rank, _lower_row(schedule, row, optimizer))
         for rank, row in enumerate(schedule.ranks)
@@ -73,7 +74,8 @@ def lower(schedule: Schedule, optimizer: bool = True) -> tuple[Program, ...]:
 
 
 def lower_forward(schedule: Schedule) -> tuple[Program, ...]:
-    """The programs of an evaluation: the schedule's forwards in their order, nothing else."""
+    """The programs of an evaluation: the schedule's forwards in their order, nothing
+    else."""
     programs = []
     for rank, row in enumerate(schedule.ranks):
         forwards = tuple(a for item in row for a in halves(item) if a.kind is Kind.F)

@@ -1,4 +1,5 @@
-"""1F1B (PipeDream-flush, Narayanan et al. 2021, arXiv:2006.09503; DAPPLE's early backward)."""
+"""1F1B (PipeDream-flush, Narayanan et al. 2021, arXiv:2006.09503; DAPPLE's early
+backward)."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ from .ir import Action, Kind, Schedule
 
 
 def one_f_one_b(num_ranks: int, num_microbatches: int) -> Schedule:
-    """One stage per rank: fill with p - 1 - r forwards, then one forward and one backward in
-    turn, then drain.
+    """One stage per rank: fill with p - 1 - r forwards, then one forward and one
+    backward in turn, then drain.
 
-    Bubble: (p - 1)(F + B) per rank, as GPipe's. Peak in flight: min(p - r, m) on rank r.
+    Bubble: (p - 1)(F + B) per rank, as GPipe's. Peak in flight: min(p - r, m) on rank
+    r.
     """
     rows = []
     for rank in range(num_ranks):

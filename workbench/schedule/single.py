@@ -1,4 +1,5 @@
-"""The baseline: every stage on one rank, one microbatch after another. No pipeline at all."""
+"""The baseline: every stage on one rank, one microbatch after another. No pipeline at
+all."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ _COLUMN = {kind: i for i, kind in enumerate(COSTED)}
 class CostModel:
     """Costs in any unit of time.
 
-    times: (stages, 6) for F, I, W, R, REDUCE_GRAD, OPT_STEP; a model with one row holds for
-    every stage. A full backward B costs I + W. ``hop`` is the latency of a message between two
-    ranks; the sender is not blocked by it, and on one rank there is none. ``overlap`` is the
-    cost of an F and a B run together (None: their sum).
+    times: (stages, 6) for F, I, W, R, REDUCE_GRAD, OPT_STEP; a model with one row holds
+    for every stage. A full backward B costs I + W. ``hop`` is the latency of a message
+    between two ranks; the sender is not blocked by it, and on one rank there is none.
+    ``overlap`` is the cost of an F and a B run together (None: their sum).
     """
 
     times: Floats
@@ -37,13 +37,17 @@ class CostModel:
     def __post_init__(self) -> None:
         times = np.array(self.times, dtype=np.float64)
         if times.ndim != 2 or times.shape[1] != len(COSTED):
-            raise ValueError(f"times must be (stages, {len(COSTED)}), got {times.shape}")
+            raise ValueError(
+                f"times must be (stages, {len(COSTED)}), got {times.shape}"
+            )
         if not np.isfinite(times).all() or (times < 0).any():
             raise ValueError("costs must be finite and not negative")
         for name in ("hop", "overlap"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < np.inf:
-                raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+                raise ValueError(
+                    f"{name} must be finite and not negative, got {value!r}"
+                )
         times.flags.writeable = False
         object.__setattr__(self, "times", times)
 
@@ -52,7 +56,7 @@ class CostModel:
         cls,
         *,
         F: Cost = 1.0,
-        I: Cost = 1.0,  # noqa: E741 - the field's letter
+        I: Cost = 1.0,
         W: Cost = 1.0,
         R: Cost | None = None,
         hop: float = 0.0,
@@ -62,7 +66,8 @@ class CostModel:
     ) -> CostModel:
         """Costs per stage: a number for all stages, or one number per stage.
 
-        R defaults to F. Raises ValueError for negative costs or lists of different lengths.
+        R defaults to F. Raises ValueError for negative costs or lists of different
+        lengths.
         """
         columns = [F, I, W, F if R is None else R, reduce, optimizer]
         try:
@@ -79,9 +84,9 @@ class CostModel:
     def from_trace(cls, trace: Trace) -> CostModel:
         """Medians of the durations in a trace, per stage and kind, in the trace's unit.
 
-        B is shared out evenly between I and W, since a trace of full backwards does not tell
-        them apart. The hop is the median time from a send's end to its receive's end where the
-        receiver was waiting, 0 for threads that hand pointers over.
+        B is shared out evenly between I and W, since a trace of full backwards does not
+        tell them apart. The hop is the median time from a send's end to its receive's
+        end where the receiver was waiting, 0 for threads that hand pointers over.
         Raises ValueError for a trace in which a stage has no forward.
         """
         if not len(trace):
@@ -118,9 +123,7 @@ class CostModel:
         Raises ValueError for a stage the model has no row for.
         """
         if len(self.times) > 1 and not 0 <= action.stage < len(self.times):
-            raise ValueError(
-                f"{action}: the costs are for {len(self.times)} stages"
-            )
+            raise ValueError(f"{action}: the costs are for {len(self.times)} stages")
         row = self.times[action.stage if len(self.times) > 1 else 0]
         if action.kind is Kind.B:
             return float(row[_COLUMN[Kind.I]] + row[_COLUMN[Kind.W]])

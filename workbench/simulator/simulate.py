@@ -1,14 +1,17 @@
 """Simulation: when would every action run? Programs and costs in, a ``Trace`` out.
 
-The graph is schedule's, the evaluation is in C (timeline.c); here costs become durations and
-results become columns. Times are rounded to ticks of a billionth of the cost model's unit.
+The graph is schedule's, the evaluation is in C (timeline.c); here costs become
+durations and results become columns. Times are rounded to ticks of a billionth of the
+cost model's unit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
 from cython_kernels import _timeline
 
 from ..schedule import (
@@ -24,7 +27,7 @@ from ..schedule import (
     graph,
     halves,
 )
-from ..trace import COMPUTE_LANE, OPTIMIZER_LANE, WAIT_LANE, Trace
+from ..trace import COLUMNS, COMPUTE_LANE, OPTIMIZER_LANE, WAIT_LANE, Trace
 from .costs import CostModel
 
 _OPTIMIZER = (Kind.REDUCE_GRAD, Kind.OPT_STEP)
@@ -46,7 +49,8 @@ def _cost(step: Action | Overlap | None, costs: CostModel) -> float:
 
 
 def _tick(total: float) -> float:
-    """A billionth of a unit, or coarser where int64 could not hold the sum of all costs."""
+    """A billionth of a unit, or coarser where int64 could not hold the sum of all
+    costs."""
     tick = 1e-9
     while total / tick > 2**60:
         tick *= 10
@@ -60,11 +64,13 @@ def simulate(
     channel_capacity: int | None = None,
     optimizer: bool | None = None,
 ) -> Trace:
-    """The trace of one step under these costs; ``source="simulated"``, times in their unit.
+    """The trace of one step under these costs; ``source="simulated"``, times in their
+    unit.
 
-    ``channel_capacity``: messages that may wait in a channel (None: any number; 0: rendezvous).
-    ``optimizer``: whether the step ends with gradient reduction and optimizer step; by default
-    when the costs have a price for it. ``live`` counts microbatches in flight on the rank.
+    ``channel_capacity``: messages that may wait in a channel (None: any number; 0:
+    rendezvous). ``optimizer``: whether the step ends with gradient reduction and
+    optimizer step; by default when the costs have a price for it. ``live`` counts
+    microbatches in flight on the rank.
 
     Raises ScheduleError when the programs deadlock or their messages do not match, and
     ValueError when costs and schedule have different numbers of stages.
@@ -90,7 +96,9 @@ def simulate(
     return _trace(found, *_times(found, costs), costs.unit, metadata)
 
 
-def _times(found: Graph, costs: CostModel) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def _times(
+    found: Graph, costs: CostModel
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """(start, ready, end) in ticks, and the tick."""
     price: dict[Action | Overlap | None, float] = {}
     plain = np.empty(len(found))
@@ -153,5 +161,6 @@ def _trace(
                     rows.append((*about, *what, begin, go, WAIT_LANE, 0, held[number]))
                 first = begin if lane == WAIT_LANE else go
                 rows.append((*about, *what, first, stop, lane, 0, held[number]))
-    columns = np.array(rows, np.int64).reshape(-1, 11).T
-    return Trace(*columns, tick=tick, unit=unit, source="simulated", metadata=metadata)
+    table = np.array(rows, np.int64).reshape(-1, len(COLUMNS)).T
+    columns: dict[str, Any] = dict(zip(COLUMNS, table, strict=True))
+    return Trace(**columns, tick=tick, unit=unit, source="simulated", metadata=metadata)

@@ -1,4 +1,5 @@
-"""What happened, or would happen: traces, bubble reports, comparisons, files and figures."""
+"""What happened, or would happen: traces, bubble reports, comparisons, files and
+figures."""
 
 from .compare import Comparison, compare
 from .report import BubbleReport

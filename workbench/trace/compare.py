@@ -11,8 +11,9 @@ from .trace import Trace
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """``first`` against ``second``: ``makespan_ratio`` is first / second. ``rows()`` gives, for
-    every rank and part of the bubble report, both values and their difference."""
+    """``first`` against ``second``: ``makespan_ratio`` is first / second. ``rows()``
+    gives, for every rank and part of the bubble report, both values and their
+    difference."""
 
     first: Trace
     second: Trace
@@ -31,7 +32,8 @@ class Comparison:
                 "part": part,
                 "first": a.ranks[rank][part] * a.tick,
                 "second": b.ranks[rank][part] * b.tick,
-                "difference": a.ranks[rank][part] * a.tick - b.ranks[rank][part] * b.tick,
+                "difference": a.ranks[rank][part] * a.tick
+                - b.ranks[rank][part] * b.tick,
             }
             for rank in range(len(a.ranks))
             for part in PARTS

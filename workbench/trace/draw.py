@@ -1,4 +1,5 @@
-"""A trace as a small static SVG: one row per rank, time to the right, letters in the boxes."""
+"""A trace as a small static SVG: one row per rank, time to the right, letters in the
+boxes."""
 
 from __future__ import annotations
 
@@ -20,11 +21,15 @@ def svg(trace: Trace) -> str:
     parts = []
     for rank in range(trace.num_ranks):
         y = rank * (_ROW + _GAP) + 16
-        parts.append(f'<text x="2" y="{y}" font-size="12" fill="currentColor">rank {rank}</text>')
+        parts.append(
+            f'<text x="2" y="{y}" font-size="12" fill="currentColor">rank {rank}</text>'
+        )
     if len(shown):
         low = int(shown.start.min())
         scale = _WIDTH / max(1, int(shown.end.max()) - low)
-        rows = zip(shown.rank.tolist(), shown.start.tolist(), shown.end.tolist(), strict=True)
+        rows = zip(
+            shown.rank.tolist(), shown.start.tolist(), shown.end.tolist(), strict=True
+        )
         for action, (rank, start, end) in zip(shown.actions(), rows, strict=True):
             x, width = _LEFT + (start - low) * scale, (end - start) * scale
             y = rank * (_ROW + _GAP)

@@ -1,4 +1,5 @@
-"""Events as one binary buffer of columns, for the canvas; ``decode`` in timeline.js reads it."""
+"""Events as one binary buffer of columns, for the canvas; ``decode`` in timeline.js
+reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import numpy as np
 from ..schedule import KINDS
 from .palette import KIND_COLOURS, WAIT_COLOUR
 
-#: Columns of the buffer, in order: name and dtype. Widest first, so that all are aligned.
+#: Columns of the buffer, in order: name and dtype. Widest first, so that all are
+#: aligned.
 LAYOUT = (
     ("start", "<f8"),
     ("duration", "<f4"),
@@ -36,7 +38,9 @@ def encode(columns: Mapping[str, np.ndarray], tick: float) -> bytes:
         "start": start,
         "duration": columns["end"][order] * tick - start,
     }
-    return b"".join(np.ascontiguousarray(values[n], kind).tobytes() for n, kind in LAYOUT)
+    return b"".join(
+        np.ascontiguousarray(values[n], kind).tobytes() for n, kind in LAYOUT
+    )
 
 
 def view_options(

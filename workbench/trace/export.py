@@ -1,7 +1,7 @@
 """Traces as files: Perfetto's JSON and CSV.
 
-The JSON is the Trace Event Format: complete events, flow arrows from send to receive, counters
-for live memory. Times are written in microseconds, as the format wants.
+The JSON is the Trace Event Format: complete events, flow arrows from send to receive,
+counters for live memory. Times are written in microseconds, as the format wants.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ _CATEGORY = {WAIT_LANE: "wait", OPTIMIZER_LANE: "optimizer"}
 
 
 def _name(action: str, kind: Kind, lane: int) -> str:
-    return f"wait for all ranks ({action})" if kind is Kind.OPT_STEP and lane == 1 else action
+    return (
+        f"wait for all ranks ({action})"
+        if kind is Kind.OPT_STEP and lane == 1
+        else action
+    )
 
 
 def _names(trace: Trace) -> Iterator[dict[str, Any]]:
@@ -49,7 +53,11 @@ def perfetto_events(trace: Trace) -> Iterator[dict[str, Any]]:
     ):
         at, long = (start - origin) * scale, (end - start) * scale
         common = {"pid": 0, "tid": rank}
-        args: dict[str, Any] = {"action": str(action), "step": step, "stage": action.stage}
+        args: dict[str, Any] = {
+            "action": str(action),
+            "step": step,
+            "stage": action.stage,
+        }
         if action.microbatch >= 0:
             args["microbatch"] = action.microbatch
         if size:
@@ -87,7 +95,8 @@ def perfetto_events(trace: Trace) -> Iterator[dict[str, Any]]:
 
 
 def write_perfetto(trace: Trace, path: str | Path) -> None:
-    """Writes the JSON object form, with the trace's source and metadata beside the events."""
+    """Writes the JSON object form, with the trace's source and metadata beside the
+    events."""
     about = {"source": trace.source, "tick": trace.tick, "unit": trace.unit}
     document = {
         "traceEvents": list(perfetto_events(trace)),

@@ -1,7 +1,7 @@
 """Plotly figures of traces and reports, for what is analysed rather than watched.
 
-Plotly is imported when a figure is made. Every figure says in its title whether its times were
-simulated, measured or assembled.
+Plotly is imported when a figure is made. Every figure says in its title whether its
+times were simulated, measured or assembled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def _bars(trace: Trace, rows: np.ndarray) -> list[Any]:
     lengths = (trace.end - trace.start) * trace.tick
     names = np.array([str(a) for a in trace.actions()], dtype=object)
     bars = []
-    kinds = [(kind, trace.of_kind(kind) & (trace.lane != WAIT_LANE)) for kind in KIND_CODE]
+    kinds = [
+        (kind, trace.of_kind(kind) & (trace.lane != WAIT_LANE)) for kind in KIND_CODE
+    ]
     for kind, mask in kinds:
         if not mask.any():
             continue
@@ -59,7 +61,10 @@ def _bars(trace: Trace, rows: np.ndarray) -> list[Any]:
                     color=KIND_COLOURS.get(kind, WAIT_COLOUR),
                     line=dict(width=0.5, color="#222"),
                 ),
-                text=[n if kind in (Kind.F, Kind.B, Kind.I, Kind.W) else "" for n in names[mask]],
+                text=[
+                    n if kind in (Kind.F, Kind.B, Kind.I, Kind.W) else ""
+                    for n in names[mask]
+                ],
                 textposition="inside",
                 insidetextanchor="middle",
             )
@@ -68,7 +73,8 @@ def _bars(trace: Trace, rows: np.ndarray) -> list[Any]:
 
 
 def timeline(trace: Trace) -> Any:
-    """What every rank did when. Best for one step or a few: thousands of bars are slow."""
+    """What every rank did when. Best for one step or a few: thousands of bars are
+    slow."""
     go = _go()
     figure = go.Figure(_bars(trace, trace.rank.astype(float)))
     figure.update_layout(
@@ -123,7 +129,9 @@ def memory(trace: Trace) -> Any:
         live = trace.live[mask][order] / (2**20 if measured else 1)
         times = (trace.end[mask][order] - origin) * trace.tick
         line = dict(shape="hv")
-        figure.add_scatter(x=times, y=live, name=f"rank {rank}", line=line, mode="lines")
+        figure.add_scatter(
+            x=times, y=live, name=f"rank {rank}", line=line, mode="lines"
+        )
     figure.update_layout(
         title=_title("Activations held", trace),
         xaxis_title=f"time ({trace.unit})",
@@ -133,7 +141,9 @@ def memory(trace: Trace) -> Any:
     return figure
 
 
-def losses(values: Sequence[float], name: str = "loss", bar: float | None = None) -> Any:
+def losses(
+    values: Sequence[float], name: str = "loss", bar: float | None = None
+) -> Any:
     """A loss curve by step; ``bar`` draws a level to beat."""
     go = _go()
     figure = go.Figure(go.Scatter(y=list(values), name=name, mode="lines"))

@@ -1,4 +1,5 @@
-"""A trace as a self-contained page: data, renderer and summary in one file, no network."""
+"""A trace as a self-contained page: data, renderer and summary in one file, no
+network."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def _json(value: object) -> str:
 
 
 def write_timeline(trace: Trace, path: str | Path, title: str | None = None) -> None:
-    """Writes the page. Names are escaped. Raises OSError when the path cannot be written."""
+    """Writes the page. Names are escaped. Raises OSError when the path cannot be
+    written."""
     title = title or f"{trace.metadata.get('schedule', 'Pipeline')}, {trace.source}"
     report = trace.bubbles()
     options = view_options(

@@ -1,6 +1,7 @@
 """Colours and names of what is drawn; one place for SVG, Plotly and the canvas.
 
-Okabe and Ito's colours, which colour-blind people tell apart; letters are the second channel.
+Okabe and Ito's colours, which colour-blind people tell apart; letters are the second
+channel.
 """
 
 from __future__ import annotations

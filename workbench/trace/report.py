@@ -1,7 +1,9 @@
-"""Where the time of every rank went: compute, and idle time by its first matching cause.
+"""Where the time of every rank went: compute, and idle time by its first matching
+cause.
 
-The parts of all ranks add up to ranks x makespan exactly: everything is counted in whole ticks,
-and every instant between the trace's first start and last end belongs to one part.
+The parts of all ranks add up to ranks x makespan exactly: everything is counted in
+whole ticks, and every instant between the trace's first start and last end belongs to
+one part.
 """
 
 from __future__ import annotations
@@ -39,13 +41,18 @@ class BubbleReport:
     """Idle time by cause.
 
     makespan and span are in ``unit``; bubble_fraction is idle / (ranks x makespan),
-    bubble_ratio idle / busy. ``ranks[r]`` gives rank r's parts in ticks of ``tick`` units:
+    bubble_ratio idle / busy. ``ranks[r]`` gives rank r's parts in ticks of ``tick``
+    units:
 
     compute, recompute: at work; the optimizer's own work is compute
+
     synchronisation: waiting for all ranks' gradients, and after the step's end
+
     exposed_communication: waiting for a message on its way, or for room to send
-    warmup, cooldown, steady: waiting for a neighbour, before the rank's first backward of a
-        step, after its last forward, or between
+
+    warmup, cooldown, steady: waiting for a neighbour, before the rank's first backward
+    of a step, after its last forward, or between
+
     engine_overhead: between two actions although nothing was waited for
     """
 
@@ -120,7 +127,9 @@ class BubbleReport:
         head = "".join(f"<th>{part.replace('_', ' ')}</th>" for part in PARTS)
         body = "".join(
             f"<tr><td>{rank}</td>"
-            + "".join(f"<td>{100 * self.share(part, rank):.1f} %</td>" for part in PARTS)
+            + "".join(
+                f"<td>{100 * self.share(part, rank):.1f} %</td>" for part in PARTS
+            )
             + "</tr>"
             for rank in range(len(self.ranks))
         )
@@ -147,12 +156,12 @@ def busy_window(trace: Trace) -> tuple[Ints, Ints]:
     return np.array(firsts, np.int64), np.array(lasts, np.int64)
 
 
-# ---- accounting ------------------------------------------------------------------------
+# ---- accounting ----------------------------------------------------------------------
 
 
 def send_ends(trace: Trace) -> Ints:
-    """For every receive, when its message had been sent; elsewhere, and where the trace lacks
-    the send, the event's own end: nothing is then called communication."""
+    """For every receive, when its message had been sent; elsewhere, and where the trace
+    lacks the send, the event's own end: nothing is then called communication."""
     found = trace.end.copy()
     for receive, (send, shift) in _SEND_OF.items():
         here, there = trace.of_kind(receive), trace.of_kind(send)
@@ -182,7 +191,11 @@ def _phase_ends(rank: Trace) -> dict[int, tuple[int, int]]:
     backward, forward = rank.of_kind(*_BACKWARD), rank.of_kind(Kind.F)
     np.minimum.at(first, at[backward], rank.start[backward])
     np.maximum.at(last, at[forward], rank.end[forward])
-    return dict(zip(steps.tolist(), zip(first.tolist(), last.tolist(), strict=True), strict=True))
+    return dict(
+        zip(
+            steps.tolist(), zip(first.tolist(), last.tolist(), strict=True), strict=True
+        )
+    )
 
 
 def _split(parts: dict[str, int], low: int, high: int, phase: tuple[int, int]) -> None:
@@ -198,7 +211,9 @@ def _split(parts: dict[str, int], low: int, high: int, phase: tuple[int, int]) -
 class _Rank:
     """Walks one rank's events in time and gives every instant to one part."""
 
-    def __init__(self, events: Trace, sent: Ints, low: int, high: int, optimizer: bool) -> None:
+    def __init__(
+        self, events: Trace, sent: Ints, low: int, high: int, optimizer: bool
+    ) -> None:
         self.parts = dict.fromkeys(PARTS, 0)
         self.phases = _phase_ends(events)
         self.clock = low
@@ -210,7 +225,8 @@ class _Rank:
         columns = (events.start, events.end, events.step, events.lane, sent)
         begun = False
         for start, end, step, lane, sent_at, again, is_send, is_sync in zip(
-            *(c[order].tolist() for c in (*columns, recompute, sends, sync)), strict=True
+            *(c[order].tolist() for c in (*columns, recompute, sends, sync)),
+            strict=True,
         ):
             phase = self.phases[step]
             if start > self.clock:
@@ -231,7 +247,8 @@ class _Rank:
         self._tail(high)
 
     def _gap(self, until: int, phase: tuple[int, int], begun: bool) -> None:
-        """Nothing recorded up to ``until``: before a rank's first event it waits to begin."""
+        """Nothing recorded up to ``until``: before a rank's first event it waits to
+        begin."""
         if begun:
             self.parts["engine_overhead"] += until - self.clock
         else:
@@ -244,8 +261,8 @@ class _Rank:
 
 
 def report(trace: Trace) -> BubbleReport:
-    """The bubble report of a trace. Events of one rank do not overlap; where measured ones do
-    by a tick, the earlier keeps the instant."""
+    """The bubble report of a trace. Events of one rank do not overlap; where measured
+    ones do by a tick, the earlier keeps the instant."""
     if not len(trace):
         empty = tuple(dict.fromkeys(PARTS, 0) for _ in range(trace.num_ranks))
         return BubbleReport(0.0, 0.0, empty, trace.tick, trace.unit, trace.source)

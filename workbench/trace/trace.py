@@ -1,7 +1,9 @@
-"""Trace: what every rank did when, as columns. Simulated and measured runs yield the same type.
+"""Trace: what every rank did when, as columns. Simulated and measured runs yield the
+same type.
 
-It holds events and answers questions about them; bubbles are in report.py, files in export.py,
-pictures in figures.py. Times are int64 counts of ``tick`` units, so sums are exact.
+It holds events and answers questions about them; bubbles are in report.py, files in
+export.py, pictures in figures.py. Times are int64 counts of ``tick`` units, so sums are
+exact.
 """
 
 from __future__ import annotations
@@ -48,14 +50,15 @@ def _column(values: Any) -> Column:
 class Trace:
     """Events as int64 columns of one length.
 
-    rank, stage, kind (a code of ``schedule.KIND_CODE``), microbatch and slice say what; step
-    is the training step; start and end are in ticks; lane is 0 for compute, 1 for waiting and
-    communication, 2 for the optimizer; bytes is what a message carries, live what the rank
-    holds when the event ends (bytes, or activations in a simulation without sizes).
+    rank, stage, kind (a code of ``schedule.KIND_CODE``), microbatch and slice say what;
+    step is the training step; start and end are in ticks; lane is 0 for compute, 1 for
+    waiting and communication, 2 for the optimizer; bytes is what a message carries,
+    live what the rank holds when the event ends (bytes, or activations in a simulation
+    without sizes).
 
-    ``tick`` is the length of one count in ``unit`` ("s", or "unit" where costs were given in
-    any unit); ``source`` is "simulated", "measured" (wall clock), "assembled" (measured
-    durations under the virtual clock) or "imported".
+    ``tick`` is the length of one count in ``unit`` ("s", or "unit" where costs were
+    given in any unit); ``source`` is "simulated", "measured" (wall clock), "assembled"
+    (measured durations under the virtual clock) or "imported".
     """
 
     rank: Column
@@ -90,7 +93,7 @@ class Trace:
             bad = int(np.argmax(self.end < self.start))
             raise ValueError(f"event {bad} ends before it starts")
 
-    # ---- making one --------------------------------------------------------------------
+    # ---- making one ------------------------------------------------------------------
 
     @classmethod
     def from_events(
@@ -102,7 +105,8 @@ class Trace:
         tick: float = 1e-9,
         unit: str = "s",
     ) -> Trace:
-        """From a structured array with the columns as fields (what the recorder gives)."""
+        """From a structured array with the columns as fields (what the recorder
+        gives)."""
         columns = {name: events[name] for name in COLUMNS}
         return cls(
             **columns, tick=tick, unit=unit, source=source, metadata=metadata or {}
@@ -121,10 +125,12 @@ class Trace:
                 first.source,
             ):
                 raise ValueError("traces of different clocks cannot be put together")
-        columns = {n: np.concatenate([getattr(t, n) for t in traces]) for n in COLUMNS}
+        columns: dict[str, Any] = {
+            n: np.concatenate([getattr(t, n) for t in traces]) for n in COLUMNS
+        }
         return replace(first, **columns)
 
-    # ---- what is in it -----------------------------------------------------------------
+    # ---- what is in it ---------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.rank)
@@ -141,7 +147,8 @@ class Trace:
 
     def select(self, mask: npt.NDArray[np.bool_]) -> Trace:
         """The events where ``mask`` is true."""
-        return replace(self, **{n: getattr(self, n)[mask] for n in COLUMNS})
+        columns: dict[str, Any] = {n: getattr(self, n)[mask] for n in COLUMNS}
+        return replace(self, **columns)
 
     def step_range(self, first: int, last: int) -> Trace:
         """The events of the training steps first to last - 1."""
@@ -174,11 +181,12 @@ class Trace:
         return float((ends - starts).max()) * self.tick if len(starts) else 0.0
 
     def durations(self, kind: Kind, stage: int) -> npt.NDArray[np.float64]:
-        """Durations of the stage's actions of this kind, in ``unit``, waits left out."""
+        """Durations of the stage's actions of this kind, in ``unit``, waits left
+        out."""
         mask = self.of_kind(kind) & (self.stage == stage) & (self.lane != WAIT_LANE)
         return (self.end - self.start)[mask] * self.tick
 
-    # ---- what can be made of it --------------------------------------------------------
+    # ---- what can be made of it ------------------------------------------------------
 
     def bubbles(self) -> BubbleReport:
         """Where the idle time is, and why."""

@@ -1,4 +1,5 @@
-"""Widgets for the notebook. Everything here has a plain-function twin in the other rooms."""
+"""Widgets for the notebook. Everything here has a plain-function twin in the other
+rooms."""
 
 from .timeline import Timeline
 from .watch import static_html, watch

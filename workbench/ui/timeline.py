@@ -1,4 +1,5 @@
-"""The timeline widget: a canvas fed by binary messages. Drawing is in trace/timeline.js."""
+"""The timeline widget: a canvas fed by binary messages. Drawing is in
+trace/timeline.js."""
 
 from __future__ import annotations
 
@@ -33,9 +34,9 @@ class Live(Protocol):
 class Timeline(anywidget.AnyWidget):
     """The timeline of a finished ``Trace``, or of a ``Run`` while it goes on.
 
-    Zoom with the wheel or W and S, pan by dragging or with A, D and the arrows, F follows the
-    newest events. Only what is new is sent, as one binary buffer, and nothing is kept in the
-    widget's state: a saved notebook stays small.
+    Zoom with the wheel or W and S, pan by dragging or with A, D and the arrows, F
+    follows the newest events. Only what is new is sent, as one binary buffer, and
+    nothing is kept in the widget's state: a saved notebook stays small.
     """
 
     _esm = renderer()
@@ -80,7 +81,8 @@ class Timeline(anywidget.AnyWidget):
         assert not isinstance(self._shown, Trace)
         self._cursor, columns = self._shown.snapshot(self._cursor)
         count = len(columns["start"])
-        # Far behind: what is skipped is in the trace, and the view says that it was skipped.
+        # Far behind: what is skipped is in the trace, and the view says that it was
+        # skipped.
         skipped = count > REPLAY_EVENTS
         if skipped:
             columns = {name: c[-REPLAY_EVENTS:] for name, c in columns.items()}
@@ -91,7 +93,13 @@ class Timeline(anywidget.AnyWidget):
         return min(count, REPLAY_EVENTS)
 
     def _send(
-        self, columns: dict[str, np.ndarray], tick: float, *, replace: bool, text: str, state: str
+        self,
+        columns: dict[str, np.ndarray],
+        tick: float,
+        *,
+        replace: bool,
+        text: str,
+        state: str,
     ) -> None:
         count = len(columns["start"])
         buffer = encode(columns, tick)
@@ -114,7 +122,10 @@ class Timeline(anywidget.AnyWidget):
 def summary(now: dict[str, Any]) -> dict[str, str]:
     """A run's progress as the line under the timeline, and its state."""
     if not now["step"]:
-        return {"text": f"{now['state']}: waiting for the first step", "state": now["state"]}
+        return {
+            "text": f"{now['state']}: waiting for the first step",
+            "state": now["state"],
+        }
     parts = [f"{now['state']}, step {now['step']} of {now['steps']}"]
     if now["loss"] is not None:
         parts.append(f"loss {now['loss']:.4f}")

@@ -18,8 +18,8 @@ STATIC_STEPS = 2
 
 
 def static_html(run: Run) -> str:
-    """The run's last steps, bubbles and losses as HTML without scripts: what a saved notebook
-    shows when there is no kernel."""
+    """The run's last steps, bubbles and losses as HTML without scripts: what a saved
+    notebook shows when there is no kernel."""
     now = summary(run.progress())["text"]
     parts = [f"<p><b>{escape(run.title)}</b> ({run.source_label}): {escape(now)}</p>"]
     if run.steps_done:
@@ -33,7 +33,8 @@ def static_html(run: Run) -> str:
 
 
 def _follow(run: Run, widget: Timeline, handle: Any) -> None:
-    """The watcher thread. Whatever goes wrong here is shown, and never touches the run."""
+    """The watcher thread. Whatever goes wrong here is shown, and never touches the
+    run."""
     begun = time.monotonic()
     try:
         while True:
@@ -69,9 +70,9 @@ class _Html:
 def watch(run: Run) -> None:
     """Shows the run's live timeline under the cell and returns at once.
 
-    A daemon thread pushes what is new about ten times a second; when the run has ended the
-    widget is replaced by static HTML. Outside a notebook there is nothing to show, and nothing
-    is done.
+    A daemon thread pushes what is new about ten times a second; when the run has ended
+    the widget is replaced by static HTML. Outside a notebook there is nothing to show,
+    and nothing is done.
     """
     from IPython import get_ipython
     from IPython.display import display
