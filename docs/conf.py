@@ -1,4 +1,4 @@
-"""Sphinx: `make docs`, or sphinx-build -W -b html docs docs/_build. Warnings are errors."""
+"""Sphinx: ``make docs``, or sphinx-build -W -b html docs docs/_build."""
 
 import re
 import sys
@@ -30,7 +30,7 @@ _TERM = re.compile(r"[\w`*\[\], ]{1,40}: ")
 
 
 def _is_table(paragraph: list[str]) -> bool:
-    """Whether a paragraph's lines must stay as they are: indented, or a list of terms."""
+    """Whether a paragraph's lines must stay: indented, or a list of terms."""
     indents = {len(line) - len(line.lstrip()) for line in paragraph}
     return len(indents) > 1 or bool(_TERM.match(paragraph[0]))
 
