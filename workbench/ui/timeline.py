@@ -71,10 +71,10 @@ class Timeline(anywidget.AnyWidget):
         if isinstance(shown, Trace):
             columns = {name: getattr(shown, name) for name in COLUMNS}
             text = f"makespan {shown.makespan:.6g} {shown.unit}, {len(shown)} events"
-            self._send(columns, shown.tick, replace=True, text=text, state="done")
+            self._tell(columns, shown.tick, replace=True, text=text, state="done")
             return
         _, columns = shown.snapshot(max(0, self._cursor - REPLAY_EVENTS))
-        self._send(columns, 1e-9, replace=True, **summary(shown.progress()))
+        self._tell(columns, 1e-9, replace=True, **summary(shown.progress()))
 
     def push(self) -> int:
         """Sends what is new since the last push; returns the number of events sent."""
@@ -89,10 +89,10 @@ class Timeline(anywidget.AnyWidget):
         told = summary(self._shown.progress())
         if skipped:
             told["text"] += f", {count - REPLAY_EVENTS} events not shown live"
-        self._send(columns, 1e-9, replace=skipped, **told)
+        self._tell(columns, 1e-9, replace=skipped, **told)
         return min(count, REPLAY_EVENTS)
 
-    def _send(
+    def _tell(
         self,
         columns: dict[str, np.ndarray],
         tick: float,
