@@ -25,8 +25,8 @@ INLINE void pack_along_k(float *dst, const int width, const float *src, int64_t 
                          int64_t readable, int64_t k) {
     int64_t p = 0;
     if (readable >= round_up(width, 8))
-        for (; p + 8 <= k; p += 8) /* the last block's rows beyond width are overwritten later */
-            for (int i = 0; i < width; i += 8)
+        for (; p + 8 <= k; p += 8) /* what a block writes beyond width, later blocks overwrite */
+            for (int i = (width - 1) / 8 * 8; i >= 0; i -= 8)
                 transpose_8x8(dst + p * width + i, width, src + i * rs + p, rs);
     for (; p < k; p++)
         for (int i = 0; i < width; i++) dst[p * width + i] = src[i * rs + p];
