@@ -79,7 +79,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Pa
     command += ["--LabApp.expose_app_in_browser=True"]
     command += [f"--LabApp.user_settings_dir={home / 'user'}"]
     command += [f"--LabApp.workspaces_dir={home / 'workspaces'}"]
-    command += [f"--LabServerApp.app_settings_dir={home / 'share' / 'lab' / 'settings'}"]
+    command += [
+        f"--LabServerApp.app_settings_dir={home / 'share' / 'lab' / 'settings'}"
+    ]
     environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(home / "config")}
     log = (home / "lab.log").open("w")
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

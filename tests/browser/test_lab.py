@@ -38,7 +38,9 @@ def test_the_timeline_moves_while_the_run_goes_on_and_then_freezes(
     page = open_notebook(short_notebook)
     run_all(page)
     page.wait_for_selector(f"{LIVE}[data-state=running]", timeout=60_000)
-    page.wait_for_function(f"() => +document.querySelector('{LIVE}').dataset.events > 0")
+    page.wait_for_function(
+        f"() => +document.querySelector('{LIVE}').dataset.events > 0"
+    )
     canvas = page.locator(f"{LIVE} canvas")
     canvas.scroll_into_view_if_needed()
     first = canvas.screenshot()

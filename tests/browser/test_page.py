@@ -37,7 +37,9 @@ def show(browser: Any, tmp_path: Path) -> Callable[[Trace], Any]:
         page = browser.new_page(color_scheme=scheme)
         page.goto(path.as_uri())
         page.wait_for_selector("[data-state=done]")
-        page.wait_for_function("() => +document.querySelector('[data-frames]').dataset.frames > 0")
+        page.wait_for_function(
+            "() => +document.querySelector('[data-frames]').dataset.frames > 0"
+        )
         return page
 
     return open_page
@@ -52,7 +54,7 @@ def dense(busy: float, count: int = 100_000) -> Trace:
     """``count`` events on one rank, each busy for this share of its slot."""
     start = np.arange(count) * 1000
     same = np.zeros(count, np.int64)
-    columns = {name: same for name in ("rank", "stage", "slice", "step", "lane")}
+    columns = dict.fromkeys(("rank", "stage", "slice", "step", "lane"), same)
     return Trace(
         **columns,
         kind=same + KIND_CODE[Kind.F],

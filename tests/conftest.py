@@ -1,4 +1,4 @@
-"""Small jobs for the engine's tests."""
+"""Small jobs for tests that run the engine."""
 
 from __future__ import annotations
 
