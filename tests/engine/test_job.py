@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ MakeJob = Callable[..., wb.Job]
         ({"gradient_groups": 3}, "does not divide"),
         ({"precision": "fp64"}, "precision='fp64' cannot be run"),
         ({"replicas": 2}, "replicas=2 cannot be run"),
-        ({"num_microbatches": 5}, "make the schedule with"),
     ],
 )
 def test_wrong_fields_are_named_with_the_fix(
@@ -45,6 +45,12 @@ def test_rendezvous_that_would_deadlock_is_refused(make_job: MakeJob) -> None:
         make_job(channel_capacity=0)
     assert caught.value.rule == "no deadlock"
     assert "ERROR HERE" in str(caught.value)
+
+
+def test_microbatches_must_be_the_schedule_s(make_job: MakeJob) -> None:
+    job = make_job(num_microbatches=4)
+    with pytest.raises(ValueError, match="make the schedule with num_microbatches=5"):
+        dataclasses.replace(job, num_microbatches=5)
 
 
 def test_split_and_schedule_must_have_the_same_stages(
