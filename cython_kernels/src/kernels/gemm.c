@@ -7,9 +7,10 @@
  * and the ISA alone, and partial sums of one element are added in ascending k, then bias, then
  * residual: the same bits for any cut of m and n. A team cuts tiles of rows or of columns.
  */
+#include "pack.h"
 #include "tile.h"
 
-enum { KC = 320, MC = 24 * MR, NC = 64 * NR };
+enum { KC = 384, MC = 144 / MR * MR, NC = 64 * NR };
 
 typedef struct epilogue {
     int accumulate;
@@ -22,37 +23,27 @@ INLINE int64_t k_block(int64_t k) {
     return blocks ? (k + blocks - 1) / blocks : 1;
 }
 
+INLINE int64_t packed_a_floats(int64_t m, int64_t kc) {
+    return round_up(smaller(MC, round_up(m, MR)) * kc + PACK_SLACK, 16);
+}
+
 int64_t CK(gemm_workspace)(int64_t m, int64_t n, int64_t k) {
     int64_t kc = k_block(k);
-    int64_t a = smaller(MC, round_up(m, MR)) * kc, b = smaller(NC, round_up(n, NR)) * kc;
-    return (round_up(a, 16) + round_up(b, 16)) * (int64_t)sizeof(float);
+    int64_t b = smaller(NC, round_up(n, NR)) * kc + PACK_SLACK;
+    return (packed_a_floats(m, kc) + round_up(b, 16)) * (int64_t)sizeof(float);
 }
 
-/* dst[p*NR + j] = b[p*b_rs + j*b_cs] for each panel of NR columns, zeros beyond n */
-static void pack_b(float *dst, const float *b, int64_t b_rs, int64_t b_cs, int64_t n, int64_t k) {
-    for (int64_t j = 0; j < n; j += NR, dst += k * NR) {
-        int64_t columns = smaller(NR, n - j);
-        for (int64_t p = 0; p < k; p++) {
-            const float *src = b + p * b_rs + j * b_cs;
-            if (columns == NR && b_cs == 1) {
-                for (int v = 0; v < NV; v++)
-                    store(dst + p * NR + v * VLEN, load(src + v * VLEN));
-                continue;
-            }
-            for (int64_t c = 0; c < NR; c++)
-                dst[p * NR + c] = c < columns ? src[c * b_cs] : 0.0f;
+/* An incomplete tile's sums (MR, NR): as in tile, element by element. */
+static __attribute__((noinline)) void edge(float *c, int64_t ldc, const float *sums,
+                                           int64_t rows, int64_t columns, const epilogue *e) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            float sum = sums[i * NR + j];
+            if (e->accumulate) sum = c[i * ldc + j] + sum;
+            if (e->bias) sum += e->bias[j];
+            if (e->residual) sum += e->residual[i * ldc + j];
+            c[i * ldc + j] = sum;
         }
-    }
-}
-
-/* dst[p*MR + i] = a[i*a_rs + p*a_cs] for each panel of MR rows, zeros beyond m */
-static void pack_a(float *dst, const float *a, int64_t a_rs, int64_t a_cs, int64_t m, int64_t k) {
-    for (int64_t i = 0; i < m; i += MR, dst += k * MR) {
-        int64_t rows = smaller(MR, m - i);
-        for (int64_t p = 0; p < k; p++)
-            for (int64_t r = 0; r < MR; r++)
-                dst[p * MR + r] = r < rows ? a[(i + r) * a_rs + p * a_cs] : 0.0f;
-    }
 }
 
 /* One tile of c; rows or columns may be fewer than MR, NR. */
@@ -73,20 +64,14 @@ static void tile(float *c, int64_t ldc, const float *a, const float *b, int64_t 
         }
         return;
     }
-    float full[MR][NR];
-    for (int i = 0; i < MR; i++)
-        for (int v = 0; v < NV; v++) store(&full[i][v * VLEN], acc[i][v]);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) {
-            float sum = full[i][j];
-            if (e->accumulate) sum = c[i * ldc + j] + sum;
-            if (e->bias) sum += e->bias[j];
-            if (e->residual) sum += e->residual[i * ldc + j];
-            c[i * ldc + j] = sum;
-        }
+    float sums[MR * NR];
+    UNROLL for (int i = 0; i < MR; i++)
+        UNROLL for (int v = 0; v < NV; v++)
+            store(sums + i * NR + v * VLEN, acc[i][v]);
+    edge(c, ldc, sums, rows, columns, e);
 }
 
-/* All tiles of a packed block of a (m rows) times packed b (n columns). */
+/* All tiles of packed a (m rows) times packed b (n columns). */
 static void block(float *c, int64_t ldc, const float *a, const float *b, int64_t m, int64_t n,
                   int64_t k, const epilogue *e) {
     for (int64_t j = 0; j < n; j += NR)
@@ -103,19 +88,19 @@ static void product(float *c, int64_t ldc, const float *a, int64_t a_rs, int64_t
                     const float *b, int64_t b_rs, int64_t b_cs, const epilogue *e, int64_t m,
                     int64_t n, int64_t k, float *work) {
     int64_t kc = k_block(k);
-    float *packed_a = work, *packed_b = work + round_up(smaller(MC, round_up(m, MR)) * kc, 16);
+    float *packed_a = work, *packed_b = work + packed_a_floats(m, kc);
     for (int64_t jc = 0; jc < n; jc += NC) {
         int64_t columns = smaller(NC, n - jc), pc = 0;
         do { /* once even if k is 0: c is then bias + residual */
             int64_t depth = smaller(kc, k - pc);
             int last = pc + depth == k;
-            pack_b(packed_b, b + pc * b_rs + jc * b_cs, b_rs, b_cs, columns, depth);
+            pack(packed_b, NR, b + pc * b_rs + jc * b_cs, b_cs, b_rs, columns, depth);
             for (int64_t ic = 0; ic < m; ic += MC) {
                 int64_t rows = smaller(MC, m - ic), at = ic * ldc + jc;
                 epilogue t = {e->accumulate || pc > 0,
                               last && e->bias ? e->bias + jc : NULL,
                               last && e->residual ? e->residual + at : NULL};
-                pack_a(packed_a, a + ic * a_rs + pc * a_cs, a_rs, a_cs, rows, depth);
+                pack(packed_a, MR, a + ic * a_rs + pc * a_cs, a_rs, a_cs, rows, depth);
                 block(c + at, ldc, packed_a, packed_b, rows, columns, depth, &t);
             }
             pc += depth;
