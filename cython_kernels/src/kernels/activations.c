@@ -10,62 +10,103 @@
 
 enum { GRAIN = 1024 }; /* elements: a part's share starts on its own cache lines */
 
-/* for each vector of [begin, end): body(load, store) with whole vectors, then one tail. */
-#define FOR_VECTORS(i, begin, end, whole, tail)                                                \
-    do {                                                                                       \
-        int64_t i = (begin);                                                                   \
-        for (; i + VLEN <= (end); i += VLEN) whole;                                            \
-        int64_t left = (end) - i;                                                              \
-        if (left > 0) tail;                                                                    \
-    } while (0)
-
-INLINE vf relu(vf x) { return zero_unless(~(x <= 0.0f), x); } /* NaN passes */
-INLINE vf relu_slope(vf dout, vf x) { return zero_unless(~(x <= 0.0f), dout); }
-
-INLINE vf gelu(vf x) {
-    vf slope;
-    return x * vector_sigmoid(x * (1.5957691216057308f + 0.07135481282553125f * x * x), &slope);
+/* Every function below takes `ways` vectors at once (vec.h, exp_each) and leaves its result in
+ * the first argument. */
+INLINE void relu(vf *x, const int ways) { /* NaN passes */
+    EACH x[i] = zero_unless(~(x[i] <= 0.0f), x[i]);
 }
-INLINE vf gelu_slope(vf dout, vf x) {
-    vf slope, square = x * x;
-    vf s = vector_sigmoid(x * (1.5957691216057308f + 0.07135481282553125f * square), &slope);
-    return dout * (s + x * slope * (1.5957691216057308f + 0.21406443847659375f * square));
+INLINE void relu_slope(vf *dout, const vf *x, const int ways) {
+    EACH dout[i] = zero_unless(~(x[i] <= 0.0f), dout[i]);
+}
+INLINE void sigmoid(vf *x, const int ways) {
+    vf slope[WAYS];
+    sigmoid_each(x, slope, ways);
+}
+INLINE void gelu(vf *x, const int ways) {
+    vf s[WAYS];
+    EACH s[i] = x[i] * (1.5957691216057308f + 0.07135481282553125f * x[i] * x[i]);
+    sigmoid(s, ways);
+    EACH x[i] = x[i] * s[i];
+}
+INLINE void gelu_slope(vf *dout, const vf *x, const int ways) {
+    vf s[WAYS], slope[WAYS], square[WAYS];
+    EACH square[i] = x[i] * x[i];
+    EACH s[i] = x[i] * (1.5957691216057308f + 0.07135481282553125f * square[i]);
+    sigmoid_each(s, slope, ways);
+    EACH square[i] = 1.5957691216057308f + 0.21406443847659375f * square[i];
+    EACH dout[i] = dout[i] * (s[i] + x[i] * slope[i] * square[i]);
+}
+INLINE void plus(vf *a, const vf *b, const int ways) { EACH a[i] = a[i] + b[i]; }
+INLINE void logarithm(vf *x, const int ways) { EACH x[i] = vector_log(x[i]); }
+
+INLINE void load_each(vf *v, const float *p, const int ways) { EACH v[i] = load(p + i * VLEN); }
+INLINE void store_each(float *p, const vf *v, const int ways) {
+    EACH store(p + i * VLEN, v[i]);
 }
 
 #define UNARY(name, f)                                                                         \
     void CK(name)(float *out, const float *x, int64_t n, CK_TEAM) {                            \
         range r = team_share(n, GRAIN, part, parts);                                           \
-        FOR_VECTORS(i, r.begin, r.end, store(out + i, f(load(x + i))),                         \
-                    store_n(out + i, f(load_n(x + i, left)), left));                           \
+        vf v[WAYS];                                                                            \
+        int64_t i = r.begin;                                                                   \
+        for (; i + WAYS * VLEN <= r.end; i += WAYS * VLEN) {                                   \
+            load_each(v, x + i, WAYS);                                                         \
+            f(v, WAYS);                                                                        \
+            store_each(out + i, v, WAYS);                                                      \
+        }                                                                                      \
+        for (; i < r.end; i += VLEN) {                                                         \
+            v[0] = load_n(x + i, r.end - i);                                                   \
+            f(v, 1);                                                                           \
+            store_n(out + i, v[0], r.end - i);                                                 \
+        }                                                                                      \
     }
 #define BINARY(name, f)                                                                        \
     void CK(name)(float *out, const float *a, const float *b, int64_t n, CK_TEAM) {            \
         range r = team_share(n, GRAIN, part, parts);                                           \
-        FOR_VECTORS(i, r.begin, r.end, store(out + i, f(load(a + i), load(b + i))),            \
-                    store_n(out + i, f(load_n(a + i, left), load_n(b + i, left)), left));      \
+        vf v[WAYS], w[WAYS];                                                                   \
+        int64_t i = r.begin;                                                                   \
+        for (; i + WAYS * VLEN <= r.end; i += WAYS * VLEN) {                                   \
+            load_each(v, a + i, WAYS);                                                         \
+            load_each(w, b + i, WAYS);                                                         \
+            f(v, w, WAYS);                                                                     \
+            store_each(out + i, v, WAYS);                                                      \
+        }                                                                                      \
+        for (; i < r.end; i += VLEN) {                                                         \
+            v[0] = load_n(a + i, r.end - i);                                                   \
+            w[0] = load_n(b + i, r.end - i);                                                   \
+            f(v, w, 1);                                                                        \
+            store_n(out + i, v[0], r.end - i);                                                 \
+        }                                                                                      \
     }
-
-INLINE vf plus(vf a, vf b) { return a + b; }
-INLINE vf sigmoid(vf x) {
-    vf slope;
-    return vector_sigmoid(x, &slope);
-}
 
 UNARY(relu_forward, relu)
 BINARY(relu_backward, relu_slope)
 UNARY(gelu_forward, gelu)
 BINARY(gelu_backward, gelu_slope)
 BINARY(add, plus)
-UNARY(exp, vector_exp)
-UNARY(log, vector_log)
+UNARY(exp, exp_each)
+UNARY(log, logarithm)
 UNARY(sigmoid, sigmoid)
 
-INLINE vf swiglu(vf gate, vf up) { return gate * sigmoid(gate) * up; }
+/* gate and up of one row, WAYS vectors at once, then one, then a tail. */
+INLINE void swiglu_vectors(float *out, const float *gate, const float *up, int64_t n,
+                           const int ways) {
+    vf g[WAYS], s[WAYS], u[WAYS];
+    EACH g[i] = s[i] = load_n(gate + i * VLEN, n - i * VLEN);
+    EACH u[i] = load_n(up + i * VLEN, n - i * VLEN);
+    sigmoid(s, ways);
+    EACH store_n(out + i * VLEN, g[i] * s[i] * u[i], n - i * VLEN);
+}
 
-INLINE void swiglu_slopes(vf *dgate, vf *dup, vf dout, vf gate, vf up) {
-    vf slope, s = vector_sigmoid(gate, &slope);
-    *dup = dout * (gate * s);
-    *dgate = dout * up * (s + gate * slope);
+INLINE void swiglu_slopes(float *dgate, float *dup, const float *dout, const float *gate,
+                          const float *up, int64_t n, const int ways) {
+    vf g[WAYS], s[WAYS], slope[WAYS], d[WAYS];
+    EACH g[i] = s[i] = load_n(gate + i * VLEN, n - i * VLEN);
+    EACH d[i] = load_n(dout + i * VLEN, n - i * VLEN);
+    sigmoid_each(s, slope, ways);
+    EACH slope[i] = d[i] * load_n(up + i * VLEN, n - i * VLEN) * (s[i] + g[i] * slope[i]);
+    EACH store_n(dup + i * VLEN, d[i] * (g[i] * s[i]), n - i * VLEN);
+    EACH store_n(dgate + i * VLEN, slope[i], n - i * VLEN);
 }
 
 void CK(swiglu_forward)(float *out, const float *gate_up, int64_t rows, int64_t hidden,
@@ -74,8 +115,10 @@ void CK(swiglu_forward)(float *out, const float *gate_up, int64_t rows, int64_t 
     for (int64_t row = r.begin; row < r.end; row++) {
         const float *gate = gate_up + row * 2 * hidden, *up = gate + hidden;
         float *o = out + row * hidden;
-        FOR_VECTORS(i, 0, hidden, store(o + i, swiglu(load(gate + i), load(up + i))),
-                    store_n(o + i, swiglu(load_n(gate + i, left), load_n(up + i, left)), left));
+        int64_t j = 0;
+        for (; j + WAYS * VLEN <= hidden; j += WAYS * VLEN)
+            swiglu_vectors(o + j, gate + j, up + j, WAYS * VLEN, WAYS);
+        for (; j < hidden; j += VLEN) swiglu_vectors(o + j, gate + j, up + j, hidden - j, 1);
     }
 }
 
@@ -86,18 +129,10 @@ void CK(swiglu_backward)(float *dgate_up, const float *dout, const float *gate_u
         const float *gate = gate_up + row * 2 * hidden, *up = gate + hidden;
         const float *d = dout + row * hidden;
         float *dgate = dgate_up + row * 2 * hidden, *dup = dgate + hidden;
-        vf g, u;
-        FOR_VECTORS(i, 0, hidden,
-                    {
-                        swiglu_slopes(&g, &u, load(d + i), load(gate + i), load(up + i));
-                        store(dgate + i, g);
-                        store(dup + i, u);
-                    },
-                    {
-                        swiglu_slopes(&g, &u, load_n(d + i, left), load_n(gate + i, left),
-                                      load_n(up + i, left));
-                        store_n(dgate + i, g, left);
-                        store_n(dup + i, u, left);
-                    });
+        int64_t j = 0;
+        for (; j + WAYS * VLEN <= hidden; j += WAYS * VLEN)
+            swiglu_slopes(dgate + j, dup + j, d + j, gate + j, up + j, WAYS * VLEN, WAYS);
+        for (; j < hidden; j += VLEN)
+            swiglu_slopes(dgate + j, dup + j, d + j, gate + j, up + j, hidden - j, 1);
     }
 }

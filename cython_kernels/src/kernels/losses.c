@@ -22,23 +22,24 @@ static float row_max(const float *x, int64_t n) {
     return best;
 }
 
-/* sum of exp(x - max); the terms are kept in e unless it is NULL. */
+/* `ways` vectors of exp(x - max), n floats of them, kept in e unless it is NULL; their sum. */
+INLINE vf exp_terms(float *e, const float *x, float max, int64_t n, const int ways) {
+    vf v[WAYS], sum = {0};
+    EACH v[i] = load_n(x + i * VLEN, n - i * VLEN) - max;
+    exp_each(v, ways);
+    if (e) EACH store_n(e + i * VLEN, v[i], n - i * VLEN);
+    if (n < VLEN) v[0] = zero_unless(first_lanes(n), v[0]);
+    EACH sum += v[i];
+    return sum;
+}
+
 static float row_exp_sum(float *e, const float *x, float max, int64_t n) {
-    vf sum[2] = {{0}};
+    enum { STEP = WAYS * VLEN };
+    vf sum = {0};
     int64_t i = 0;
-    for (; i + 2 * VLEN <= n; i += 2 * VLEN)
-        for (int s = 0; s < 2; s++) {
-            vf v = vector_exp(load(x + i + s * VLEN) - max);
-            if (e) store(e + i + s * VLEN, v);
-            sum[s] += v;
-        }
-    for (; i < n; i += VLEN) {
-        int64_t left = smaller(VLEN, n - i);
-        vf v = zero_unless(first_lanes(left), vector_exp(load_n(x + i, left) - max));
-        if (e) store_n(e + i, v, left);
-        sum[0] += v;
-    }
-    return sum_lanes(sum[0] + sum[1]);
+    for (; i + STEP <= n; i += STEP) sum += exp_terms(e ? e + i : NULL, x + i, max, STEP, WAYS);
+    for (; i < n; i += VLEN) sum += exp_terms(e ? e + i : NULL, x + i, max, n - i, 1);
+    return sum_lanes(sum);
 }
 
 static void row_scale(float *x, float scale, int64_t n) {
@@ -79,14 +80,10 @@ void CK(mse)(float *losses, float *dx, const float *x, const float *target, int6
         int64_t at = row * width, i = 0;
         vf sum = {0};
         for (; i < width; i += VLEN) {
-            int64_t left = smaller(VLEN, width - i);
-            vf d = left == VLEN ? load(x + at + i) - load(target + at + i)
-                                : load_n(x + at + i, left) - load_n(target + at + i, left);
+            int64_t n = width - i;
+            vf d = load_n(x + at + i, n) - load_n(target + at + i, n);
             sum += d * d;
-            if (left == VLEN)
-                store(dx + at + i, d * slope);
-            else
-                store_n(dx + at + i, d * slope, left);
+            store_n(dx + at + i, d * slope, n);
         }
         losses[row] = sum_lanes(sum) / (float)width;
     }

@@ -20,10 +20,13 @@
 #define MR 6 /* 12 + 2 + 1 of 16 */
 #endif
 
-/* Whole small loops, so that sums live in registers. A loop over k is unrolled by copying its
- * body: written out by hand, GCC reorders the copies and runs out of registers. */
-#define UNROLL _Pragma("GCC unroll 16")
+/* A loop over k is unrolled by copying its body: written out by hand, GCC reorders the copies and
+ * runs out of registers. */
+#if defined(__clang__)
+#define UNROLL_K _Pragma("clang loop unroll_count(4)")
+#else
 #define UNROLL_K _Pragma("GCC unroll 4")
+#endif
 
 /* acc[i][v] = sum_p a[i*a_rs + p*a_cs] * b[p*ldb + v*VLEN ..]; mr, nv are constants where this
  * is inlined. */

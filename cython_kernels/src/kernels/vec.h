@@ -31,6 +31,13 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Whole small loops of constant length, so that arrays of vectors live in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 typedef float vf __attribute__((vector_size(4 * VLEN)));
 typedef int32_t vi __attribute__((vector_size(4 * VLEN)));
 typedef uint32_t vu __attribute__((vector_size(4 * VLEN)));
@@ -40,13 +47,18 @@ INLINE vf load(const float *p) { return *(const vf_memory *)p; }
 INLINE void store(float *p, vf v) { *(vf_memory *)p = v; }
 INLINE vf set1(float x) { return x - (vf){0}; }
 
-/* The first n < VLEN floats, then zeros; and their store. */
+/* The first n floats, then zeros, and their store; whole vectors for n >= VLEN. */
 INLINE vf load_n(const float *p, int64_t n) {
+    if (n >= VLEN) return load(p);
     float lanes[VLEN] = {0};
     for (int64_t i = 0; i < n; i++) lanes[i] = p[i];
     return load(lanes);
 }
 INLINE void store_n(float *p, vf v, int64_t n) {
+    if (n >= VLEN) {
+        store(p, v);
+        return;
+    }
     float lanes[VLEN];
     store(lanes, v);
     for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
@@ -87,38 +99,54 @@ INLINE vf square_root(vf a) {
 #endif
 
 /* Lanes added, or compared, in a fixed tree: the upper half onto the lower, until one is left. */
-INLINE float sum_lanes(vf v) {
-    float t[VLEN];
-    store(t, v);
-    for (int half = VLEN / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) t[i] += t[i + half];
-    return t[0];
-}
-INLINE float max_lanes(vf v) {
-    float t[VLEN];
-    store(t, v);
-    for (int half = VLEN / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) t[i] = t[i] > t[i + half] ? t[i] : t[i + half];
-    return t[0];
-}
+#if defined(__AVX2__) && VLEN == 8
+#define FOLD_LANES(name, op)                                                                   \
+    INLINE float name(vf v) {                                                                  \
+        __m128 t = op(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1)); \
+        t = op(t, _mm_movehl_ps(t, t));                                                        \
+        return _mm_cvtss_f32(op(t, _mm_movehdup_ps(t)));                                       \
+    }
+#define ADD_LANES _mm_add_ps
+#define MAX_LANES _mm_max_ps
+#else
+#define FOLD_LANES(name, op)                                                                   \
+    INLINE float name(vf v) {                                                                  \
+        float t[VLEN];                                                                         \
+        store(t, v);                                                                           \
+        for (int half = VLEN / 2; half > 0; half /= 2)                                         \
+            for (int i = 0; i < half; i++) t[i] = op(t[i], t[i + half]);                       \
+        return t[0];                                                                           \
+    }
+#define ADD_LANES(a, b) ((a) + (b))
+#define MAX_LANES(a, b) ((a) > (b) ? (a) : (b))
+#endif
+FOLD_LANES(sum_lanes, ADD_LANES)
+FOLD_LANES(max_lanes, MAX_LANES)
 
 /* exp(x): x = n ln 2 + r with |r| <= ln(2)/2, a degree-6 minimax polynomial in r (relative error
  * 3e-9 before rounding), then scaled by 2^n built from bits. Within 1 ulp on [-87.3, 88.3];
- * 0 below -87.69, +inf above 88.38, NaN for NaN. */
-INLINE vf vector_exp(vf x) {
+ * 0 below -87.69, +inf above 88.38, NaN for NaN. WAYS vectors at once, step by step side by side:
+ * one exp is a chain of 16 dependent operations and a core looks only so far ahead. */
+enum { WAYS = 4 };
+#define EACH UNROLL for (int i = 0; i < ways; i++)
+INLINE void exp_each(vf *x, const int ways) {
     const float shift = 12582912.0f; /* 1.5 * 2^23: rounds to an integer in the low bits */
-    x = minimum(set1(89.0f), maximum(set1(-88.0f), x));
-    vf shifted = x * 1.44269504088896341f + shift;
-    vf n = shifted - shift;
-    vf r = x - n * 0.693359375f;
-    r = r + n * 2.12194440054690583e-4f;
-    vf q = r * 1.38145986467e-3f + 8.36871687979e-3f;
-    q = q * r + 4.16683880453e-2f;
-    q = q * r + 1.66665206317e-1f;
-    q = q * r + 4.99999934478e-1f;
-    vf p = (q * r) * r + r;
-    vf scale = (vf)(((vu)shifted << 23) + (127u << 23));
-    return (p + 1.0f) * scale;
+    vf n[WAYS], r[WAYS], p[WAYS], q[WAYS], shifted[WAYS];
+    EACH x[i] = minimum(set1(89.0f), maximum(set1(-88.0f), x[i]));
+    EACH shifted[i] = x[i] * 1.44269504088896341f + shift;
+    EACH n[i] = shifted[i] - shift;
+    EACH r[i] = x[i] - n[i] * 0.693359375f;
+    EACH r[i] = r[i] + n[i] * 2.12194440054690583e-4f;
+    EACH q[i] = r[i] * 1.38145986467e-3f + 8.36871687979e-3f;
+    EACH q[i] = q[i] * r[i] + 4.16683880453e-2f;
+    EACH q[i] = q[i] * r[i] + 1.66665206317e-1f;
+    EACH q[i] = q[i] * r[i] + 4.99999934478e-1f;
+    EACH p[i] = (q[i] * r[i]) * r[i] + r[i];
+    EACH x[i] = (p[i] + 1.0f) * (vf)(((vu)shifted[i] << 23) + (127u << 23));
+}
+INLINE vf vector_exp(vf x) {
+    exp_each(&x, 1);
+    return x;
 }
 
 /* log(x) for positive normal x: x = 2^n (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); with
@@ -140,14 +168,16 @@ INLINE vf vector_log(vf x) {
 }
 INLINE float scalar_log(float x) { return vector_log(set1(x))[0]; }
 
-/* 1 / (1 + exp(-x)), and its derivative s (1 - s) without cancellation: with e = exp(-|x|) and
- * r = 1 / (1 + e), s is r or e r by the sign of x, and s (1 - s) is e r^2. */
-INLINE vf vector_sigmoid(vf x, vf *slope) {
-    vf e = vector_exp(-absolute(x));
-    vf r = 1.0f / (1.0f + e);
-    vf er = e * r;
-    *slope = er * r;
-    return pick(x < 0.0f, er, r);
+/* s = 1 / (1 + exp(-x)) into x, and its derivative s (1 - s) without cancellation: with
+ * e = exp(-|x|) and r = 1 / (1 + e), s is r or e r by the sign of x, and s (1 - s) is e r^2. */
+INLINE void sigmoid_each(vf *x, vf *slope, const int ways) {
+    vf e[WAYS], r[WAYS];
+    EACH e[i] = -absolute(x[i]);
+    exp_each(e, ways);
+    EACH r[i] = 1.0f / (1.0f + e[i]);
+    EACH e[i] = e[i] * r[i];
+    EACH slope[i] = e[i] * r[i];
+    EACH x[i] = pick(x[i] < 0.0f, e[i], r[i]);
 }
 
 #endif
