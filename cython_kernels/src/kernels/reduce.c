@@ -9,25 +9,21 @@
 
 enum { BLOCK = 4096, LANES = 16 };
 
-typedef double lanes_t __attribute__((vector_size(8 * LANES)));
-typedef float floats_t __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
 INLINE double block_sum(const float *x, int64_t n, int squares) {
-    lanes_t lane = {0};
+    double lane[LANES] = {0};
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        lanes_t v = __builtin_convertvector(*(const floats_t *)(x + i), lanes_t);
-        lane += squares ? v * v : v;
-    }
+    for (; i + LANES <= n; i += LANES)
+        UNROLL for (int j = 0; j < LANES; j++) {
+            double v = x[i + j];
+            lane[j] += squares ? v * v : v;
+        }
     for (int64_t j = 0; i + j < n; j++) {
         double v = x[i + j];
         lane[j] += squares ? v * v : v;
     }
-    double t[LANES];
-    memcpy(t, &lane, sizeof t);
     for (int half = LANES / 2; half > 0; half /= 2)
-        for (int j = 0; j < half; j++) t[j] += t[j + half];
-    return t[0];
+        for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+    return lane[0];
 }
 
 INLINE double canonical_sum(const float *x, int64_t n, int squares) {
