@@ -72,9 +72,7 @@ def main() -> None:
     if options.isa:
         _kernels.select_isa(options.isa)
     print(f"# isa {_kernels.isa()}, 1 thread, {options.rounds} rounds")
-    print(
-        "form       m     n     k    ours GFLOP/s  torch GFLOP/s  torch/ours time (quartiles)"
-    )
+    print("form       m     n     k    ours GFLOP/s  torch GFLOP/s  torch/ours time (quartiles)")
     ratios = []
     for form in options.form or FORMS:
         for m, n, k in SHAPES:
@@ -87,9 +85,7 @@ def main() -> None:
                 for name, run in entries.items():
                     times[name].append(seconds(run, repeats))
             flops = 2e-9 * m * n * k
-            line = (
-                f"{form:8} {m:5} {n:5} {k:5}  {flops / np.median(times['ours']):10.1f}"
-            )
+            line = f"{form:8} {m:5} {n:5} {k:5}  {flops / np.median(times['ours']):10.1f}"
             if "torch" in times:
                 ratio = np.divide(times["torch"], times["ours"])
                 low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
