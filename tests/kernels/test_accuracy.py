@@ -51,6 +51,14 @@ def test_exp_saturates_and_keeps_nan(isa: str) -> None:
     assert found[5:8].tolist() == [math.inf] * 3 and math.isnan(found[8])
 
 
+def test_gelu_is_the_tanh_form(isa: str) -> None:
+    x = np.linspace(-4, 4, 10_001).astype(np.float32)
+    wide = x.astype(np.float64)
+    u = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+    exact = 0.5 * wide * (1 + np.tanh(u))
+    assert np.abs(evaluate("gelu_forward", x) - exact).max() < 1e-6
+
+
 def test_activations_of_huge_arguments_saturate(isa: str) -> None:
     x = np.array([-1e4, -200.0, 200.0, 1e4], np.float32)
     assert evaluate("gelu_forward", x).tolist() == [0.0, 0.0, 200.0, 1e4]

@@ -103,7 +103,7 @@ def test_workspace_grows_with_the_sizes_and_stays_bounded(isa: str) -> None:
 
 def test_an_unknown_instruction_set_names_those_that_run() -> None:
     with pytest.raises(
-        ValueError, match="'sse9' does not run here; these do: .*generic"
+        ValueError, match=r"'sse9' does not run here; these do: .*generic"
     ):
         _kernels.select_isa("sse9")
     assert _kernels.isa() in _kernels.available_isas()

@@ -30,8 +30,9 @@ typedef struct ck_kernels {
      * c[i,j] (ldc) = [accumulate ? c : 0] + sum_k a[i*a_rs + k*a_cs] * b[k*b_rs + j*b_cs]
      *                + [bias: bias[j]] + [residual: residual[i*ldc + j]]
      * a is (m,k), b is (k,n); either may be transposed through its strides. bias, residual or
-     * NULL. `work` holds gemm_workspace(m, n, k) bytes for each part (the caller passes the
-     * base of parts * that many bytes), 64-byte aligned. */
+     * NULL; residual may not be c (that is what accumulate is for). `work` holds
+     * gemm_workspace(m, n, k) bytes for each part (the caller passes the base of parts * that
+     * many bytes), 64-byte aligned. */
     int64_t (*gemm_workspace)(int64_t m, int64_t n, int64_t k);
     void (*gemm)(float *c, int64_t ldc, const float *a, int64_t a_rs, int64_t a_cs,
                  const float *b, int64_t b_rs, int64_t b_cs, const float *bias,
@@ -41,7 +42,8 @@ typedef struct ck_kernels {
     void (*bias_backward)(float *db, const float *dout, int64_t rows, int64_t width, CK_TEAM);
 
     /* ---- norms (norms.c) ----------------------------------------------------------------
-     * backward_input: dx = d(norm)/dx applied to dout, + residual (or NULL) */
+     * out may be x. backward_input: dx = d(norm)/dx applied to dout, + residual (or NULL); dx
+     * may be dout or residual. */
     void (*layernorm_forward)(float *out, float *mean, float *rstd, const float *x,
                               const float *gamma, const float *beta, int64_t rows,
                               int64_t width, float eps, CK_TEAM);
@@ -65,7 +67,8 @@ typedef struct ck_kernels {
     void (*relu_backward)(float *dx, const float *dout, const float *x, int64_t n, CK_TEAM);
     void (*gelu_forward)(float *out, const float *x, int64_t n, CK_TEAM); /* tanh form */
     void (*gelu_backward)(float *dx, const float *dout, const float *x, int64_t n, CK_TEAM);
-    /* gate_up: (rows, 2*hidden), gate first; out (rows, hidden) = silu(gate) * up */
+    /* gate_up: (rows, 2*hidden), gate first; out (rows, hidden) = silu(gate) * up;
+     * dgate_up may be gate_up */
     void (*swiglu_forward)(float *out, const float *gate_up, int64_t rows, int64_t hidden,
                            CK_TEAM);
     void (*swiglu_backward)(float *dgate_up, const float *dout, const float *gate_up,
@@ -110,7 +113,8 @@ typedef struct ck_kernels {
      * losses: (rows) fp32, one per row; dlogits = scale * (softmax(logits) - onehot(targets)),
      * may be logits itself, or NULL for the losses alone. A target of -1 is ignored: loss 0,
      * gradient 0.
-     * mse: losses[i] = mean_j (x-target)^2, dx = scale * 2/width * (x - target). */
+     * mse: losses[i] = mean_j (x-target)^2, dx = scale * 2/width * (x - target);
+     * dx may be x. */
     void (*cross_entropy)(float *losses, float *dlogits, const float *logits,
                           const int32_t *targets, int64_t rows, int64_t vocab, float scale,
                           CK_TEAM);
