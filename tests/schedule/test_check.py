@@ -104,10 +104,9 @@ def test_a_broken_rule_is_named_placed_and_drawn(name: str) -> None:
     assert grid.count("*") == 1
 
 
-def test_only_the_rule_that_is_broken_is_told() -> None:
-    with pytest.raises(ScheduleError, match="1F0 already|0F0") as caught:
+def test_a_repeated_action_names_its_first_place() -> None:
+    with pytest.raises(ScheduleError, match="it stands at rank 0, step 0 already"):
         BROKEN["same action twice"][0].check()
-    assert "it stands at rank 0, step 0 already" in str(caught.value)
 
 
 def test_a_missing_forward_is_named() -> None:
@@ -135,7 +134,7 @@ def test_a_deadlock_is_told_as_a_circle_of_waits() -> None:
     assert "for rank 1's 1SEND_B0" in text
     assert "for rank 0's 0SEND_F1" in text
     assert "rank 0 waits at step 2 (0RECV_B0)" in text
-    assert "rank 1 waits at step 3 (1RECV_F1)" in text
+    assert "rank 1 waits at step 2 (1RECV_F1)" in text
     assert "they wait in a circle" in text
     assert text.count(MARK) == 1
 
