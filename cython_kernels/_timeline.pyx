@@ -74,9 +74,13 @@ def evaluate(const int32_t[::1] order, const int32_t[::1] previous,
     if order.shape[0] != n or duration.shape[0] != n:
         raise ValueError(f"{n} nodes, but {order.shape[0]} in order (a cycle?) "
                          f"and {duration.shape[0]} durations")
+    cdef unsigned char[::1] seen = np.zeros(n, np.uint8)
     for i in range(n):
         if not 0 <= order[i] < n:
             raise ValueError(f"order[{i}] is {order[i]}, but there are {n} nodes")
+        if seen[order[i]]:
+            raise ValueError(f"order has node {order[i]} twice")
+        seen[order[i]] = 1
     cdef const int64_t[::1] lag_ = lag, origin_ = origin
     if lag is not None and lag_.shape[0] != dep.shape[0]:
         raise ValueError(f"{dep.shape[0]} edges, but {lag_.shape[0]} lags")

@@ -45,12 +45,19 @@ def _read_text(source: str | Path) -> str:
     if isinstance(source, str) and ("\n" in source or "," in source):
         return source
     path = Path(source)
-    if not path.is_file():
-        raise ValueError(f"no CSV file at {path}")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text: {error}") from None
+    except OSError:
+        raise ValueError(f"no CSV file at {path}") from None
+
+
+def _lines(text: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(text)))
+    except csv.Error as error:
+        raise ValueError(f"the text is no CSV: {error}") from None
 
 
 def read_csv(source: str | Path, name: str = "csv") -> Schedule:
@@ -59,7 +66,7 @@ def read_csv(source: str | Path, name: str = "csv") -> Schedule:
     rows: list[tuple[Action | Overlap, ...]] = []
     homes: dict[int, int] = {}
     seen: dict[Action, tuple[int, int]] = {}
-    for rank, cells in enumerate(csv.reader(io.StringIO(_read_text(source)))):
+    for rank, cells in enumerate(_lines(_read_text(source))):
         row = []
         for column, cell in enumerate(cells):
             text = cell.strip()

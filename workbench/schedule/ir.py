@@ -298,7 +298,7 @@ class Schedule:
 
     @property
     def _chain_length(self) -> int:
-        return self.num_stages // 2 if self.copy_of else self.num_stages
+        return max(1, self.num_stages // 2 if self.copy_of else self.num_stages)
 
     def in_flight(self, rank: int) -> int:
         """Most (stage, microbatch) pairs the rank holds at once, from F to the end of W

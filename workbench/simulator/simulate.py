@@ -51,6 +51,8 @@ def _cost(step: Action | Overlap | None, costs: CostModel) -> float:
 def _tick(total: float) -> float:
     """A billionth of a unit, or coarser where int64 could not hold the sum of all
     costs."""
+    if total == np.inf:
+        raise ValueError("the costs add up to more than a float can hold")
     tick = 1e-9
     while total / tick > 2**60:
         tick *= 10
@@ -73,7 +75,8 @@ def simulate(
     microbatches in flight on the rank.
 
     Raises ScheduleError when the programs deadlock or their messages do not match, and
-    ValueError when costs and schedule have different numbers of stages.
+    ValueError when costs and schedule have different numbers of stages or the costs add up to
+    no finite number.
     """
     with_optimizer = costs.has_optimizer if optimizer is None else optimizer
     metadata: dict[str, object] = {"channel_capacity": channel_capacity}

@@ -1,0 +1,269 @@
+"""Each rule of check, broken on purpose: what is said, where, and drawn how."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from workbench.schedule import Action, Schedule, ScheduleError
+
+MARK = "<-- ERROR HERE"
+
+
+def gpipe(p: int = 2, m: int = 2) -> Schedule:
+    return Schedule.make("gpipe", num_ranks=p, num_microbatches=m)
+
+
+def one_f_one_b(p: int, m: int) -> Schedule:
+    return Schedule.make("1f1b", num_ranks=p, num_microbatches=m)
+
+
+def rows(*texts: str, **fields: Any) -> Schedule:
+    """A schedule of two microbatches from rows of texts, stage r on rank r."""
+    fields = {"num_microbatches": 2, "stage_to_rank": range(len(texts))} | fields
+    return Schedule("broken", [text.split() for text in texts], **fields)
+
+
+GOOD = "1F0 1F1 1B0 1B1"
+BROKEN: dict[str, tuple[Schedule, str, tuple[int, int, str] | None]] = {
+    "no forward": (rows("0F0 0B0 0B1", GOOD), "completeness", None),
+    "no backward": (rows("0F0 0F1 0B0", GOOD), "completeness", (0, 1, "0F1")),
+    "no weight gradient": (
+        rows("0F0 0F1 0I0 0B1", GOOD),
+        "completeness",
+        (0, 0, "0F0"),
+    ),
+    "full and split backward": (
+        rows("0F0 0F1 0B0 0I0 0W0 0B1", GOOD),
+        "completeness",
+        (0, 0, "0F0"),
+    ),
+    "same action twice": (
+        rows("0F0 0F1 0F0 0B0 0B1", GOOD),
+        "uniqueness",
+        (0, 2, "0F0"),
+    ),
+    "twice on two ranks": (
+        rows("0F0 0F1 0B0 0B1", "1F0 0F0 1F1 1B0 1B1"),
+        "placement",
+        (1, 1, "0F0"),
+    ),
+    "no such stage": (rows("0F0 2F0", GOOD), "placement", (0, 1, "2F0")),
+    "no such microbatch": (rows("0F0 0F2", GOOD), "placement", (0, 1, "0F2")),
+    "no such slice": (rows("0F0.1", GOOD), "placement", (0, 0, "0F0.1")),
+    "communication": (rows("0F0 0SEND_F0", GOOD), "placement", (0, 1, "0SEND_F0")),
+    "no such rank": (rows("0F0", GOOD, stage_to_rank=(0, 2)), "placement", None),
+    "backward first": (
+        rows("0F0 0B1 0F1 0B0", GOOD),
+        "happens-before",
+        (0, 1, "0B1"),
+    ),
+    "weight gradient first": (
+        rows("0F0 0F1 0W0 0I0 0B1", GOOD),
+        "happens-before",
+        (0, 2, "0W0"),
+    ),
+    "beside what it needs": (
+        rows("(0F0;0B0)OVERLAP_F_B 0F1 0B1", GOOD),
+        "happens-before",
+        (0, 0, "0B0"),
+    ),
+    "another order": (
+        rows("0F0 0F1 0B0 0B1", "1F1 1F0 1B0 1B1"),
+        "matched communication",
+        (1, 0, "1F1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_rule_is_named_placed_and_drawn(name: str) -> None:
+    schedule, rule, place = BROKEN[name]
+    with pytest.raises(ScheduleError) as caught:
+        schedule.check()
+    error, text = caught.value, str(caught.value)
+    assert error.rule == rule
+    assert text.startswith(f"broken: {rule}: ")
+    grid = text.split("\n\n")[-1]
+    assert sum(line.startswith("rank ") for line in grid.splitlines()) == 2
+    if place is None:
+        assert (error.rank, error.step, error.action) == (None, None, None)
+        assert MARK not in text
+        return
+    rank, step, action = place
+    assert (error.rank, error.step) == (rank, step)
+    if rule != "matched communication":
+        assert str(error.action) == action
+        assert f"rank {rank}, step {step}, {action}: " in text
+    marked = [line for line in grid.splitlines() if MARK in line]
+    assert len(marked) == 1
+    assert marked[0].startswith(f"rank {rank} ")
+    assert f"{action}" in marked[0]
+    assert grid.count("*") == 1
+
+
+def test_a_repeated_action_names_its_first_place() -> None:
+    with pytest.raises(ScheduleError, match="it stands at rank 0, step 0 already"):
+        BROKEN["same action twice"][0].check()
+
+
+def test_a_missing_forward_is_named() -> None:
+    with pytest.raises(ScheduleError, match="0F1 is missing"):
+        BROKEN["no forward"][0].check()
+
+
+def test_a_split_backward_is_as_good_as_a_full_one() -> None:
+    rows("0F0 0F1 0I0 0I1 0W1 0W0", "1F0 1F1 1I0 1W0 1B1").check(channel_capacity=1)
+
+
+def test_a_schedule_without_stages_is_misplaced() -> None:
+    with pytest.raises(ScheduleError, match="there is no stage 0"):
+        Schedule("empty", [["0F0"]], ()).check()
+
+
+def test_a_deadlock_is_told_as_a_circle_of_waits() -> None:
+    # Rank 0 wants 1B0 before it forwards 1; rank 1 wants 0F1 before it starts on 1B0.
+    schedule = rows("0F0 0B0 0F1 0B1", "1F0 1F1 1B0 1B1")
+    with pytest.raises(ScheduleError) as caught:
+        schedule.check()
+    text = str(caught.value)
+    assert caught.value.rule == "no deadlock"
+    assert "deadlock with channels without limit" in text
+    assert "for rank 1's 1SEND_B0" in text
+    assert "for rank 0's 0SEND_F1" in text
+    assert "rank 0 waits at step 2 (0RECV_B0)" in text
+    assert "rank 1 waits at step 2 (1RECV_F1)" in text
+    assert "they wait in a circle" in text
+    assert text.count(MARK) == 1
+
+
+def test_memory_limit_marks_the_first_forward_too_many() -> None:
+    with pytest.raises(ScheduleError) as caught:
+        gpipe(2, 3).check(memory_limit=2)
+    error = caught.value
+    assert error.rule == "memory limit"
+    assert (error.rank, error.step, str(error.action)) == (0, 2, "0F2")
+    assert "3 activations in flight, but the limit is 2 (peak 3)" in str(error)
+    gpipe(2, 3).check(memory_limit=3)
+
+
+@pytest.mark.parametrize(("p", "m"), [(2, 3), (4, 2), (4, 9)])
+def test_memory_limit_is_exactly_the_peak(p: int, m: int) -> None:
+    schedule = one_f_one_b(p, m)
+    peak = max(schedule.in_flight(rank) for rank in range(p))
+    schedule.check(memory_limit=peak)
+    with pytest.raises(ScheduleError, match="memory limit"):
+        schedule.check(memory_limit=peak - 1)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4, 8])
+@pytest.mark.parametrize("p", [2, 3, 4, 6])
+def test_1f1b_deadlocks_under_rendezvous_and_runs_with_room_for_one(
+    p: int, m: int
+) -> None:
+    # Rank p - 2 sends F1 before it receives B0; rank p - 1 sends B0 before it receives
+    # F1. Without a buffer neither send ends. The schedule of p >= 2 and m >= 2 has both.
+    schedule = one_f_one_b(p, m)
+    with pytest.raises(ScheduleError, match="channel capacity 0") as caught:
+        schedule.check(channel_capacity=0)
+    assert caught.value.rule == "no deadlock"
+    assert "for room: for rank" in str(caught.value)
+    schedule.check(channel_capacity=1)
+    assert schedule.minimum_channel_capacity() == 1
+
+
+@pytest.mark.parametrize(("p", "m"), [(1, 1), (1, 5), (2, 1), (5, 1)])
+def test_1f1b_of_one_rank_or_microbatch_needs_no_room(p: int, m: int) -> None:
+    one_f_one_b(p, m).check(channel_capacity=0)
+    assert one_f_one_b(p, m).minimum_channel_capacity() == 0
+
+
+@pytest.mark.parametrize(("p", "m"), [(2, 2), (3, 5), (4, 8)])
+def test_gpipe_runs_under_rendezvous(p: int, m: int) -> None:
+    gpipe(p, m).check(channel_capacity=0)
+    assert gpipe(p, m).minimum_channel_capacity() == 0
+
+
+def piled_up(depth: int) -> Schedule:
+    """Rank 0 forwards ``depth`` microbatches of stage 0 before the first of stage 1; rank
+    1 takes stage 2's input first, which comes last, so that all the others must wait."""
+    m = range(depth)
+    first = [f"0F{k}" for k in m] + [f"2F{k}" for k in m]
+    second = [f"1F{k}" for k in m] + [f"3F{k}" for k in m]
+    # Stage 1 starts only once microbatch depth - 1 of an extra chain has come by.
+    back = [f"{s}B{k}" for k in m for s in (3,)] + [f"1B{k}" for k in m]
+    end = [f"2B{k}" for k in m] + [f"0B{k}" for k in m]
+    return Schedule("piled", [first + end, second + back], (0, 1, 0, 1))
+
+
+@pytest.mark.parametrize("warm", [1, 2, 3, 4, 6])
+def test_minimum_channel_capacity_is_minimal(warm: int) -> None:
+    # Rank 0 runs ``warm`` forwards ahead of a rank 1 that alternates.
+    m = 8
+    row = [f"0F{k}" for k in range(warm)]
+    for k in range(m - warm):
+        row += [f"0F{warm + k}", f"0B{k}"]
+    row += [f"0B{k}" for k in range(m - warm, m)]
+    other = [f"1{kind}{k}" for k in range(m) for kind in "FB"]
+    schedule = Schedule("ahead", [row, other], (0, 1))
+    least = schedule.minimum_channel_capacity()
+    schedule.check(channel_capacity=least)
+    assert least > 0
+    for capacity in range(least):
+        with pytest.raises(ScheduleError, match="no deadlock"):
+            schedule.check(channel_capacity=capacity)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_more_room_than_the_minimum_never_hurts(depth: int) -> None:
+    schedule = piled_up(depth)
+    least = schedule.minimum_channel_capacity()
+    for capacity in range(least, least + 4):
+        schedule.check(channel_capacity=capacity)
+
+
+def test_no_capacity_helps_a_schedule_that_deadlocks_anyway() -> None:
+    schedule = rows("0F0 0B0 0F1 0B1", "1F0 1F1 1B0 1B1")
+    with pytest.raises(ScheduleError, match="without limit"):
+        schedule.minimum_channel_capacity()
+
+
+def test_a_negative_capacity_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be negative"):
+        gpipe().check(channel_capacity=-1)
+
+
+def both_ways() -> Schedule:
+    """Two copies of two stages: microbatch 0 passes ranks 0, 1 and microbatch 1 ranks 1, 0."""
+    return Schedule(
+        "both",
+        [["0F0", "3F1", "3B1", "0B0"], ["2F1", "1F0", "1B0", "2B1"]],
+        (0, 1, 1, 0),
+        num_microbatches=2,
+        copy_of=(0, 1, 0, 1),
+        route=(0, 1),
+    )
+
+
+def test_microbatches_pass_the_copy_on_their_route() -> None:
+    both_ways().check(channel_capacity=1)
+    assert [both_ways().stage_before(s) for s in range(4)] == [-1, 0, -1, 2]
+    assert [both_ways().stage_after(s) for s in range(4)] == [1, -1, 3, -1]
+
+
+def test_an_action_off_its_microbatchs_route_is_named() -> None:
+    schedule = both_ways()
+    stray = replace(schedule, ranks=(schedule.ranks[0] + ("0F1",), schedule.ranks[1]))
+    with pytest.raises(ScheduleError, match="does not pass stage 0") as caught:
+        stray.check()
+    assert caught.value.action == Action.parse("0F1")
+
+
+def test_a_long_grid_is_cut_around_the_mark() -> None:
+    schedule = gpipe(2, 40)
+    row = (*schedule.ranks[0][:-1], "0B3")
+    with pytest.raises(ScheduleError, match=r"\(columns \d+ to \d+\)") as caught:
+        replace(schedule, ranks=(row, schedule.ranks[1])).check()
+    assert "0B3*" in str(caught.value)

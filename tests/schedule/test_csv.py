@@ -1,0 +1,159 @@
+"""PyTorch's compute-only CSV: exact both ways, and strict about everything else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from workbench.schedule import SCHEDULES, Schedule
+
+SPLIT = "0F0,0I0,0W0\n1F0,1I0,1W0\n"
+OVERLAP = "0F0,(0F1;0B0)OVERLAP_F_B,0B1\n1F0,1B0,1F1,1B1\n"
+
+
+def made(name: str, m: int) -> Schedule:
+    p = 1 if name == "single" else 3
+    return Schedule.make(name, num_ranks=p, num_microbatches=m)
+
+
+@pytest.mark.parametrize("m", [1, 2, 5])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_reading_undoes_writing(name: str, m: int) -> None:
+    schedule = made(name, m)
+    assert Schedule.from_csv(schedule.to_csv(), name=name) == schedule
+
+
+@pytest.mark.parametrize("text", [SPLIT, OVERLAP, "0F0,0B0\n\n"])
+def test_writing_undoes_reading(text: str) -> None:
+    assert Schedule.from_csv(text).to_csv() == text
+
+
+def test_a_file_reads_as_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "schedule.csv"
+    path.write_text(OVERLAP)
+    assert Schedule.from_csv(path) == Schedule.from_csv(OVERLAP)
+    assert Schedule.from_csv(str(path)) == Schedule.from_csv(OVERLAP)
+
+
+def test_empty_cells_and_blanks_around_cells_are_idle_time() -> None:
+    padded = "0F0,, 0I0 ,0W0\n,1F0,1I0,,1W0,\n"
+    assert Schedule.from_csv(padded) == Schedule.from_csv(SPLIT)
+
+
+def test_placement_is_read_off_the_rows() -> None:
+    text = "0F0,3F0,3B0,0B0\n1F0,2F0,2B0,1B0\n"
+    assert Schedule.from_csv(text).stage_to_rank == (0, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("1f0", "did you mean 1F0?"),
+        ("1F0x", "did you mean 1F0?"),
+        ("1F0 1F1", "did you mean 1F0?"),
+        ("1 F 0", "did you mean 1F0?"),
+        ("F0", ""),
+        ("01F0", "did you mean"),
+    ],
+)
+def test_a_wrong_cell_is_named_with_place_and_hint(cell: str, hint: str) -> None:
+    place = re.escape(f"line 2 (rank 1), column 3: {cell!r} is no action")
+    with pytest.raises(ValueError, match=place) as caught:
+        Schedule.from_csv(f"0F0,0B0\n,,{cell},1B0\n")
+    assert hint in str(caught.value)
+    assert bool(hint) == ("did you mean" in str(caught.value))
+
+
+def test_a_repeated_action_names_both_places() -> None:
+    with pytest.raises(ValueError, match="line 2, column 2: 0F0 stands at line 1, col"):
+        Schedule.from_csv("0F0,0B0\n1F0,0F0\n")
+
+
+def test_the_spelling_of_2024_is_named_with_its_replacement() -> None:
+    with pytest.raises(ValueError, match="line 1 .*column 2.*2024.*write 0B0"):
+        Schedule.from_csv("0F0,0BW0\n")
+
+
+def test_communication_is_refused() -> None:
+    with pytest.raises(ValueError, match="column 2: '0SEND_F0' is communication"):
+        Schedule.from_csv("0F0,0SEND_F0\n")
+
+
+def test_a_missing_stage_is_named() -> None:
+    with pytest.raises(ValueError, match="no actions for stage 1"):
+        Schedule.from_csv("0F0,0B0\n2F0,2B0\n")
+
+
+def test_a_stage_on_two_ranks_is_refused() -> None:
+    with pytest.raises(ValueError, match="stage 0 on rank 1, but it is on rank 0"):
+        Schedule.from_csv("0F0,0B0\n0F1,0B1\n")
+
+
+@pytest.mark.parametrize("text", ["\n", ",,\n,\n"])
+def test_a_csv_without_actions_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no actions"):
+        Schedule.from_csv(text)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no CSV file"):
+        Schedule.from_csv(tmp_path / "missing.csv")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe0F0")
+    with pytest.raises(ValueError, match="is not text"):
+        Schedule.from_csv(tmp_path / "bytes")
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.text(alphabet='0123FIWB,\n\r" ;().x', max_size=30))
+@example("0F0,0B0\r1F0\n")
+@example('"0F0\n')
+@example("x" * 5000)
+@example("x\0")
+@example("0F0," + "x" * 200_000)
+def test_any_text_is_read_or_refused_with_a_value_error(text: str) -> None:
+    try:
+        schedule = Schedule.from_csv(text)
+    except ValueError:
+        return
+    written = schedule.to_csv()
+    assert Schedule.from_csv(written).to_csv() == written
+
+
+@pytest.mark.parametrize(
+    ("rows", "slices"), [(["0F0 0R0 0B0"], 1), (["0F0 0F0.1 0B0.1 0B0"], 2)]
+)
+def test_what_pytorch_lacks_is_not_written(rows: list[str], slices: int) -> None:
+    schedule = Schedule("s", [row.split() for row in rows], (0,), num_slices=slices)
+    with pytest.raises(ValueError, match="PyTorch's format has no 0(R0|F0.1)"):
+        schedule.to_csv()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("source", [*SCHEDULES, SPLIT, OVERLAP])
+def test_pytorch_reads_every_cell_as_it_was_meant(source: str) -> None:
+    schedules = pytest.importorskip("torch.distributed.pipelining.schedules")
+    schedule = made(source, 4) if source in SCHEDULES else Schedule.from_csv(source)
+    names = {
+        "F": "FORWARD",
+        "B": "FULL_BACKWARD",
+        "I": "BACKWARD_INPUT",
+        "W": "BACKWARD_WEIGHT",
+    }
+    cells = [c for row in csv.reader(io.StringIO(schedule.to_csv())) for c in row]
+    assert len(cells) == sum(map(len, schedule.ranks))
+    items = [item for row in schedule.ranks for item in row]
+    for cell, item in zip(cells, items, strict=True):
+        read = schedules._Action.from_str(cell)
+        assert str(read) == cell
+        if not cell.startswith("("):
+            assert (read.stage_index, read.microbatch_index) == (
+                item.stage,
+                item.microbatch,
+            )
+            assert read.computation_type.name == names[item.kind]

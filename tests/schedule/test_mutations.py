@@ -1,0 +1,377 @@
+"""Thousands of damaged schedules: check accepts exactly those that an executor can finish.
+
+The executor below knows no graph and no lowering: it runs the rows with bounded FIFO queues
+and looks, before every action, whether the tensors that it reads are on its rank.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from workbench.schedule import Action, Kind, Overlap, Schedule, ScheduleError
+
+Tensor = tuple[str, int, int, int]  # "x" or "g", stage it belongs to, microbatch, slice
+PER_BASE = 200
+
+
+class Failure(Exception):
+    """Why the rows cannot be run."""
+
+
+def parts(item: Action | Overlap) -> list[Action]:
+    return list(item) if isinstance(item, Overlap) else [item]
+
+
+@dataclass
+class Executor:
+    """Runs a schedule's rows. ``capacity`` None: queues without limit; 0: rendezvous."""
+
+    schedule: Schedule
+    capacity: int | None
+    ops: list[deque[tuple[str, object]]] = field(default_factory=list)
+    queues: dict[tuple[str, int], deque[Tensor]] = field(default_factory=dict)
+    tensors: list[set[Tensor]] = field(default_factory=list)
+    done: Counter[Action] = field(default_factory=Counter)
+
+    def length(self) -> int:
+        stages = len(self.schedule.stage_to_rank)
+        return stages // 2 if self.schedule.copy_of else stages
+
+    def is_first(self, stage: int) -> bool:
+        return stage % self.length() == 0
+
+    def is_last(self, stage: int) -> bool:
+        return (stage + 1) % self.length() == 0
+
+    def home(self, stage: int) -> int:
+        return self.schedule.stage_to_rank[stage]
+
+    def prepare(self) -> None:
+        schedule = self.schedule
+        self.tensors = [set() for _ in schedule.ranks]
+        for rank, row in enumerate(schedule.ranks):
+            ops: deque[tuple[str, object]] = deque()
+            for item in row:
+                actions = parts(item)
+                for action in actions:
+                    if not 0 <= action.stage < len(schedule.stage_to_rank):
+                        raise Failure(f"{action}: no such stage")
+                    if self.home(action.stage) != rank:
+                        raise Failure(f"{action} is not at home on rank {rank}")
+                ops.extend(("receive", t) for a in actions for t in self.arriving(a))
+                ops.append(("run", item))
+                ops.extend(("send", t) for a in actions for t in self.leaving(a))
+            self.ops.append(ops)
+
+    def arriving(self, action: Action) -> list[Tensor]:
+        """The tensors of an action that another rank makes: "x" is a stage's input, "g" the
+        gradient of its output."""
+        stage, kind, k, part = action
+        if kind is Kind.F and not self.is_first(stage):
+            return self.if_apart(stage, stage - 1, ("x", stage, k, part))
+        if kind in (Kind.B, Kind.I) and not self.is_last(stage):
+            return self.if_apart(stage, stage + 1, ("g", stage, k, part))
+        return []
+
+    def leaving(self, action: Action) -> list[Tensor]:
+        stage, kind, k, part = action
+        if kind is Kind.F and not self.is_last(stage):
+            return self.if_apart(stage, stage + 1, ("x", stage + 1, k, part))
+        if kind in (Kind.B, Kind.I) and not self.is_first(stage):
+            return self.if_apart(stage, stage - 1, ("g", stage - 1, k, part))
+        return []
+
+    def if_apart(self, stage: int, other: int, tensor: Tensor) -> list[Tensor]:
+        return [tensor] if self.home(stage) != self.home(other) else []
+
+    def queue(self, tensor: Tensor) -> deque[Tensor]:
+        return self.queues.setdefault(tensor[:2], deque())
+
+    def compute(self, rank: int, item: Action | Overlap) -> None:
+        before = set(self.tensors[rank]), Counter(self.done)
+        made: list[Tensor] = []
+        for action in parts(item):
+            made += self.compute_one(action, *before)
+            self.done[action] += 1
+        self.tensors[rank].update(made)
+
+    def compute_one(
+        self, action: Action, here: set[Tensor], done: Counter[Action]
+    ) -> list[Tensor]:
+        """Checks what the action reads and gives what it leaves on its own rank."""
+        stage, kind, k, part = action
+
+        def needs(letter: Kind, slice_: int = part) -> None:
+            if not done[Action(stage, letter, k, slice_)]:
+                raise Failure(f"{action} before {letter} of slice {slice_}")
+
+        def reads(tensor: Tensor) -> None:
+            if tensor not in here:
+                raise Failure(f"{action} without {tensor}")
+
+        if kind is Kind.F:
+            if part:
+                needs(Kind.F, part - 1)
+            if not self.is_first(stage):
+                reads(("x", stage, k, part))
+            if not self.is_last(stage) and self.home(stage) == self.home(stage + 1):
+                return [("x", stage + 1, k, part)]
+        elif kind in (Kind.B, Kind.I):
+            needs(Kind.F)
+            recompute = Action(stage, Kind.R, k, part)
+            if any(recompute in parts(i) for row in self.schedule.ranks for i in row):
+                needs(Kind.R)
+            if not self.is_last(stage):
+                reads(("g", stage, k, part))
+            if part + 1 < self.schedule.num_slices:
+                later = part + 1
+                if not done[Action(stage, Kind.I, k, later)]:
+                    needs(Kind.B, later)
+            if not self.is_first(stage) and self.home(stage) == self.home(stage - 1):
+                return [("g", stage - 1, k, part)]
+        elif kind is Kind.W:
+            needs(Kind.I)
+        elif kind is Kind.R:
+            needs(Kind.F)
+        else:
+            raise Failure(f"{action} is not computed")
+        return []
+
+    def advance(self, rank: int) -> bool:
+        """Runs the rank's next operation if it can be run now."""
+        what, subject = self.ops[rank][0]
+        if what == "run":
+            assert isinstance(subject, Action | Overlap)
+            self.compute(rank, subject)
+        elif what == "send":
+            assert isinstance(subject, tuple)
+            queue = self.queue(subject)
+            if self.capacity == 0:
+                peer = self.ops[self.home(subject[1])]
+                ready = bool(peer) and peer[0][0] == "receive"
+                if not ready or peer[0][1][:2] != subject[:2] or queue:
+                    return False
+            elif self.capacity is not None and len(queue) >= self.capacity:
+                return False
+            queue.append(subject)
+        else:
+            assert isinstance(subject, tuple)
+            queue = self.queue(subject)
+            if not queue:
+                return False
+            if queue[0] != subject:
+                raise Failure(f"received {queue[0]} in place of {subject}")
+            self.tensors[rank].add(queue.popleft())
+        self.ops[rank].popleft()
+        return True
+
+    def run(self) -> None:
+        """Raises Failure unless everything is done exactly once and every queue is empty."""
+        self.prepare()
+        moved = True
+        while moved:
+            moved = False
+            for rank in range(len(self.ops)):
+                while self.ops[rank] and self.advance(rank):
+                    moved = True
+        if any(self.ops):
+            raise Failure("stuck")
+        if any(self.queues.values()):
+            raise Failure("messages nobody takes")
+        self.everything_once()
+
+    def everything_once(self) -> None:
+        schedule = self.schedule
+        for k in range(schedule.num_microbatches):
+            way = schedule.route[k] if schedule.route else 0
+            for stage in range(way * self.length(), (way + 1) * self.length()):
+                for part in range(schedule.num_slices):
+                    self.once(stage, k, part)
+        if self.done:
+            raise Failure(f"{self.done} besides what is needed")
+
+    def once(self, stage: int, k: int, part: int) -> None:
+        f, b, i, w, r = (
+            self.done.pop(Action(stage, Kind(x), k, part), 0) for x in "FBIWR"
+        )
+        if f != 1 or (b, i, w) not in ((1, 0, 0), (0, 1, 1)) or r > 1:
+            raise Failure(f"stage {stage}, microbatch {k}: {f} {b} {i} {w} {r}")
+
+
+def failure(schedule: Schedule, capacity: int | None) -> Failure | None:
+    try:
+        Executor(schedule, capacity).run()
+    except Failure as found:
+        return found
+    return None
+
+
+# ---- schedules to damage ---------------------------------------------------------------
+
+
+def one_f_one_b(p: int, m: int) -> Schedule:
+    return Schedule.make("1f1b", num_ranks=p, num_microbatches=m)
+
+
+def split(schedule: Schedule) -> Schedule:
+    """Every B as an I and a W behind it."""
+    rows = [
+        [
+            x
+            for a in row
+            for x in (
+                (a._replace(kind=Kind.I), a._replace(kind=Kind.W))
+                if a.kind is Kind.B
+                else (a,)
+            )
+        ]
+        for row in schedule.ranks
+    ]
+    return replace(schedule, ranks=rows)
+
+
+def recomputed(schedule: Schedule) -> Schedule:
+    """An R before every B."""
+    rows = [
+        [
+            x
+            for a in row
+            for x in ((a._replace(kind=Kind.R), a) if a.kind is Kind.B else (a,))
+        ]
+        for row in schedule.ranks
+    ]
+    return replace(schedule, ranks=rows)
+
+
+def breadth_first(placed: tuple[int, ...], m: int, slices: int = 1) -> Schedule:
+    """All forwards stage by stage, all backwards in reverse."""
+    rows: list[list[Action]] = [[] for _ in range(max(placed) + 1)]
+    units = [(k, s) for k in range(m) for s in range(slices)]
+    for stage, rank in enumerate(placed):
+        rows[rank] += [Action(stage, Kind.F, k, s) for k, s in units]
+    for stage, rank in reversed(list(enumerate(placed))):
+        rows[rank] += [Action(stage, Kind.B, k, s) for k, s in reversed(units)]
+    return Schedule("breadth", rows, placed, num_slices=slices)
+
+
+def both_ways() -> Schedule:
+    rows = [["0F0", "3F1", "3B1", "0B0"], ["2F1", "1F0", "1B0", "2B1"]]
+    return Schedule("both", rows, (0, 1, 1, 0), copy_of=(0, 1, 0, 1), route=(0, 1))
+
+
+def overlapped() -> Schedule:
+    rows = [
+        ["0F0", "0F1", "(0F2;0B0)OVERLAP_F_B", "0B1", "0B2"],
+        ["1F0", "(1F1;1B0)OVERLAP_F_B", "(1F2;1B1)OVERLAP_F_B", "1B2"],
+    ]
+    return Schedule("overlapped", rows, (0, 1))
+
+
+BASES: dict[str, Callable[[], Schedule]] = {
+    "gpipe": lambda: Schedule.make("gpipe", num_ranks=3, num_microbatches=3),
+    "1f1b": lambda: one_f_one_b(3, 4),
+    "1f1b, wide": lambda: one_f_one_b(4, 3),
+    "single": lambda: Schedule.make(
+        "single", num_ranks=1, num_microbatches=2, num_stages=3
+    ),
+    "split": lambda: split(one_f_one_b(3, 3)),
+    "recomputed": lambda: recomputed(one_f_one_b(2, 3)),
+    "loop": lambda: breadth_first((0, 1, 0, 1), 2),
+    "V": lambda: breadth_first((0, 1, 2, 2, 1, 0), 2),
+    "slices": lambda: breadth_first((0, 1), 2, slices=3),
+    "both ways": both_ways,
+    "overlapped": overlapped,
+}
+
+
+# ---- damage ----------------------------------------------------------------------------
+
+Rows = list[list[Action | Overlap]]
+
+
+def drop(rows: Rows, rank: int, step: int, rng: random.Random) -> None:
+    del rows[rank][step]
+
+
+def swap(rows: Rows, rank: int, step: int, rng: random.Random) -> None:
+    other = rng.choice([step + 1, rng.randrange(len(rows[rank]))]) % len(rows[rank])
+    row = rows[rank]
+    row[step], row[other] = row[other], row[step]
+
+
+def move(rows: Rows, rank: int, step: int, rng: random.Random) -> None:
+    item = rows[rank].pop(step)
+    rows[rank].insert(rng.randint(max(0, step - 2), step + 2), item)
+
+
+def duplicate(rows: Rows, rank: int, step: int, rng: random.Random) -> None:
+    target = rows[rng.randrange(len(rows))]
+    target.insert(rng.randint(0, len(target)), rows[rank][step])
+
+
+def retarget(rows: Rows, rank: int, step: int, rng: random.Random) -> None:
+    item = rows[rank][step]
+    if isinstance(item, Overlap):
+        rows[rank][step : step + 1] = list(item)
+        return
+    change = rng.choice(["stage", "microbatch", "kind", "slice"])
+    if change == "kind":
+        rows[rank][step] = item._replace(kind=Kind(rng.choice("FBIWR")))
+    else:
+        value = max(0, getattr(item, change) + rng.choice([-1, 1]))
+        rows[rank][step] = item._replace(**{change: value})
+
+
+DAMAGE = (drop, swap, swap, move, move, duplicate, retarget)
+
+
+def mutant(base: Schedule, rng: random.Random) -> Schedule:
+    rows: Rows = [list(row) for row in base.ranks]
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        rank = rng.randrange(len(rows))
+        if rows[rank]:
+            rng.choice(DAMAGE)(rows, rank, rng.randrange(len(rows[rank])), rng)
+    return replace(base, ranks=rows)
+
+
+def accepts(schedule: Schedule, capacity: int | None) -> ScheduleError | None:
+    try:
+        schedule.check(channel_capacity=capacity)
+    except ScheduleError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_executor_finishes_what_is_undamaged(name: str) -> None:
+    base = BASES[name]()
+    least = base.minimum_channel_capacity()
+    for capacity in (least, least + 1, None):
+        assert failure(base, capacity) is None
+    for capacity in range(least):
+        assert failure(base, capacity) is not None
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_check_accepts_exactly_what_the_executor_finishes(name: str) -> None:
+    base, rng = BASES[name](), random.Random(name)
+    accepted = 0
+    for number in range(PER_BASE):
+        damaged = mutant(base, rng)
+        capacity = (0, 1, 2, None)[number % 4]
+        error, failed = accepts(damaged, capacity), failure(damaged, capacity)
+        told = "\n".join(" ".join(map(str, row)) for row in damaged.ranks)
+        assert (error is None) == (failed is None), (
+            f"capacity {capacity}: check says {error}, executor says {failed}\n{told}"
+        )
+        accepted += error is None
+    assert 0 < accepted < PER_BASE  # both verdicts were put to the test
+
+
+def test_there_are_two_thousand_mutants() -> None:
+    assert PER_BASE * len(BASES) >= 2000
