@@ -230,7 +230,11 @@ def test_every_event_is_where_the_discrete_event_simulator_puts_it(
     f, i, w = (data.draw(column) for _ in range(3))
     hop = data.draw(st.integers(0, 7))
     capacity = data.draw(st.sampled_from([None, 0, 1, 2, 5]))
-    price = {(s, x): c[s] for s in range(stages) for x, c in zip("FIW", (f, i, w))}
+    price = {
+        (s, x): c[s]
+        for s in range(stages)
+        for x, c in zip("FIW", (f, i, w), strict=True)
+    }
     price |= {(s, "B"): i[s] + w[s] for s in range(stages)}
     machine = Machine(schedule, price, hop, capacity)
     costs = CostModel.uniform(F=f, I=i, W=w, hop=hop)

@@ -114,7 +114,8 @@ def _times(
         plain[node] = price[key]
     kinds = np.asarray(found.dep_kind, np.int8)
     lags = np.where(kinds == DATA, costs.hop, 0.0)
-    tick = _tick(float(plain.sum() + lags.sum()))
+    with np.errstate(over="ignore"):  # _tick names what is too much
+        tick = _tick(float(plain.sum() + lags.sum()))
     previous, starts, deps = (
         np.asarray(c, np.int32) for c in (found.previous, found.dep_start, found.dep)
     )
