@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cython_kernels import _kernels
 
 from .data import Data
 from .engine import AdamW, Job, Run, RunError, WarmupCosine, cores
+from .engine.run import progress_words
 from .launcher import launch
 from .model import Model
 from .partition import Partition
@@ -132,21 +132,10 @@ def _follow(run: Run) -> None:
             over = run.state in ("finished", "stopped", "failed", "paused")
             now = run.progress()
             bar.update(now["step"] - bar.n)
-            bar.set_postfix_str(_postfix(now), refresh=False)
+            bar.set_postfix_str(", ".join(progress_words(now)), refresh=False)
             if over:
                 return
             time.sleep(0.2)
-
-
-def _postfix(now: dict[str, Any]) -> str:
-    parts = []
-    if now["loss"] is not None:
-        parts.append(f"loss {now['loss']:.3f}")
-    if now["tokens_per_second"] is not None:
-        parts.append(f"{now['tokens_per_second']:,.0f} tokens/s")
-    if now["bubble_fraction"] is not None:
-        parts.append(f"bubble {100 * now['bubble_fraction']:.1f} %")
-    return ", ".join(parts)
 
 
 def _conclude(run: Run, prompt: str, sample: int) -> None:

@@ -41,6 +41,18 @@ def _mean(losses: np.ndarray) -> np.ndarray:
     return total / losses.shape[1]
 
 
+def progress_words(now: dict[str, Any]) -> list[str]:
+    """What ``Run.progress`` says, as words: loss, tokens/s and bubble, as far as known."""
+    words = []
+    if now["loss"] is not None:
+        words.append(f"loss {now['loss']:.4f}")
+    if now["tokens_per_second"] is not None:
+        words.append(f"{now['tokens_per_second']:,.0f} tokens/s")
+    if now["bubble_fraction"] is not None:
+        words.append(f"bubble {100 * now['bubble_fraction']:.1f} %")
+    return words
+
+
 class Run:
     """A job being run. Made by ``wb.launch``.
 

@@ -10,6 +10,7 @@ import anywidget
 import numpy as np
 import traitlets
 
+from ..engine.run import progress_words
 from ..trace import COLUMNS, Trace
 from ..trace.encode import EVENT_BYTES, encode, view_options
 from ..trace.html import renderer
@@ -126,11 +127,6 @@ def summary(now: dict[str, Any]) -> dict[str, str]:
             "text": f"{now['state']}: waiting for the first step",
             "state": now["state"],
         }
-    parts = [f"{now['state']}, step {now['step']} of {now['steps']}"]
-    if now["loss"] is not None:
-        parts.append(f"loss {now['loss']:.4f}")
-    if now["tokens_per_second"] is not None:
-        parts.append(f"{now['tokens_per_second']:,.0f} tokens/s")
-    if now["bubble_fraction"] is not None:
-        parts.append(f"bubble {100 * now['bubble_fraction']:.1f} %")
-    return {"text": ", ".join(parts), "state": now["state"]}
+    begin = f"{now['state']}, step {now['step']} of {now['steps']}"
+    text = ", ".join([begin, *progress_words(now)])
+    return {"text": text, "state": now["state"]}
