@@ -106,7 +106,8 @@ def _times(found: Graph, costs: CostModel) -> tuple[np.ndarray, np.ndarray, np.n
         plain[node] = price[key]
     kinds = np.asarray(found.dep_kind, np.int8)
     lags = np.where(kinds == DATA, costs.hop, 0.0)
-    tick = _tick(float(plain.sum() + lags.sum()))
+    with np.errstate(over="ignore"):
+        tick = _tick(float(plain.sum() + lags.sum()))
     previous, starts, deps = (
         np.asarray(c, np.int32) for c in (found.previous, found.dep_start, found.dep)
     )
