@@ -89,9 +89,7 @@ def test_the_optimizer_comes_after_the_last_gradient_of_every_stage() -> None:
 
 def test_the_gradient_is_whole_after_the_last_w_not_the_last_i() -> None:
     given = schedule(["0F0 0F1 0I0 0W0 0I1 0W1"], (0,))
-    assert texts(given.programs()) == [
-        "0F0 0F1 0I0 0W0 0I1 0W1 0REDUCE_GRAD 0OPT_STEP"
-    ]
+    assert texts(given.programs()) == ["0F0 0F1 0I0 0W0 0I1 0W1 0REDUCE_GRAD 0OPT_STEP"]
 
 
 def test_a_send_goes_out_before_the_gradient_is_reduced() -> None:

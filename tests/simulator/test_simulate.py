@@ -1,4 +1,4 @@
-"""Simulated times against formulas, and against a discrete-event simulator in plain Python."""
+"""Simulated times against formulas and a discrete-event simulator in plain Python."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bubble(schedule: Schedule, costs: CostModel) -> float:
     return report.idle * trace.tick / schedule.num_ranks
 
 
-# ---- closed forms ----------------------------------------------------------------------
+# ---- closed forms --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gpipe", "1f1b"])
@@ -83,12 +83,12 @@ def test_the_bubbles_of_four_ranks_at_half_a_unit_of_latency() -> None:
     assert bubble(make("gpipe", 4, 16), costs) == pytest.approx(12)
 
 
-# ---- an independent simulator ----------------------------------------------------------
+# ---- an independent simulator --------------------------------------------------------
 
 
 @dataclass
 class Channel:
-    """Messages of one direction between two stages; times when they were sent and taken."""
+    """Messages of one direction between two stages: when sent, how many taken."""
 
     sent: list[int] = field(default_factory=list)
     taken: int = 0
@@ -230,7 +230,11 @@ def test_every_event_is_where_the_discrete_event_simulator_puts_it(
     f, i, w = (data.draw(column) for _ in range(3))
     hop = data.draw(st.integers(0, 7))
     capacity = data.draw(st.sampled_from([None, 0, 1, 2, 5]))
-    price = {(s, x): c[s] for s in range(stages) for x, c in zip("FIW", (f, i, w))}
+    price = {
+        (s, x): c[s]
+        for s in range(stages)
+        for x, c in zip("FIW", (f, i, w), strict=True)
+    }
     price |= {(s, "B"): i[s] + w[s] for s in range(stages)}
     machine = Machine(schedule, price, hop, capacity)
     costs = CostModel.uniform(F=f, I=i, W=w, hop=hop)
@@ -250,7 +254,7 @@ def test_every_event_is_where_the_discrete_event_simulator_puts_it(
     assert found == machine.events
 
 
-# ---- units and sizes -------------------------------------------------------------------
+# ---- units and sizes -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6, 1e15, 1e100, 1e300])
@@ -286,7 +290,7 @@ def test_scaling_all_costs_scales_the_makespan(p: int, m: int, scale: float) -> 
     assert simulate(schedule, many).makespan == pytest.approx(scale * one, rel=1e-4)
 
 
-# ---- what is recorded ------------------------------------------------------------------
+# ---- what is recorded ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gpipe", "1f1b"])
@@ -356,14 +360,14 @@ def test_the_optimizer_is_there_when_it_costs_or_is_asked_for() -> None:
 def test_an_overlap_costs_its_own_price_or_the_sum(
     overlap: float | None, total: float
 ) -> None:
-    rows = ["0F0 (0F1;0B0)OVERLAP_F_B 0B1".split()]
+    rows = [["0F0", "(0F1;0B0)OVERLAP_F_B", "0B1"]]
     trace = simulate(Schedule("o", rows, (0,)), CostModel.uniform(overlap=overlap))
     assert trace.makespan == pytest.approx(1 + total + 2)
     assert trace.start[1] == trace.start[2]
     assert trace.end[1] == trace.end[2]
 
 
-# ---- errors ----------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------
 
 
 def test_costs_of_another_number_of_stages_are_refused() -> None:
@@ -397,7 +401,7 @@ def test_a_deadlock_is_refused() -> None:
     assert caught.value.rule == "no deadlock"
 
 
-# ---- costs from traces -----------------------------------------------------------------
+# ---- costs from traces ---------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=40)
