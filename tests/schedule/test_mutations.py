@@ -171,7 +171,7 @@ class Executor:
         return True
 
     def run(self) -> None:
-        """Raises ExecutionError unless all is done exactly once and queues are empty."""
+        """Raises ExecutionError unless all is done exactly once and queues empty."""
         self.prepare()
         moved = True
         while moved:
