@@ -76,7 +76,7 @@ def test_a_repeated_action_names_both_places() -> None:
 
 
 def test_the_spelling_of_2024_is_named_with_its_replacement() -> None:
-    with pytest.raises(ValueError, match="line 1 .*column 2.*2024.*write 0B0"):
+    with pytest.raises(ValueError, match=r"line 1 .*column 2.*2024.*write 0B0"):
         Schedule.from_csv("0F0,0BW0\n")
 
 
@@ -130,7 +130,7 @@ def test_any_text_is_read_or_refused_with_a_value_error(text: str) -> None:
 )
 def test_what_pytorch_lacks_is_not_written(rows: list[str], slices: int) -> None:
     schedule = Schedule("s", [row.split() for row in rows], (0,), num_slices=slices)
-    with pytest.raises(ValueError, match="PyTorch's format has no 0(R0|F0.1)"):
+    with pytest.raises(ValueError, match=r"PyTorch's format has no 0(R0|F0.1)"):
         schedule.to_csv()
 
 

@@ -1,4 +1,4 @@
-"""Every generator of the catalogue: valid for all sizes, with the peaks of its formula."""
+"""Every generator of the catalogue: valid for all sizes, with its formula's peaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Actions and overlaps as text: parsing is the exact inverse of writing, nothing more."""
+"""Actions and overlaps as text: parsing is the exact inverse of writing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Thousands of damaged schedules: check accepts exactly those that an executor can finish.
+"""Thousands of damaged schedules: check accepts exactly those that can be executed.
 
-The executor below knows no graph and no lowering: it runs the rows with bounded FIFO queues
-and looks, before every action, whether the tensors that it reads are on its rank.
+The executor below knows no graph and no lowering: it runs the rows with bounded FIFO
+queues and looks, before every action, whether the tensors it reads are on its rank.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tensor = tuple[str, int, int, int]  # "x" or "g", stage it belongs to, microbatc
 PER_BASE = 200
 
 
-class Failure(Exception):
+class ExecutionError(Exception):
     """Why the rows cannot be run."""
 
 
@@ -29,7 +29,7 @@ def parts(item: Action | Overlap) -> list[Action]:
 
 @dataclass
 class Executor:
-    """Runs a schedule's rows. ``capacity`` None: queues without limit; 0: rendezvous."""
+    """Runs a schedule's rows; a ``capacity`` of None is no limit, 0 a rendezvous."""
 
     schedule: Schedule
     capacity: int | None
@@ -60,17 +60,17 @@ class Executor:
                 actions = parts(item)
                 for action in actions:
                     if not 0 <= action.stage < len(schedule.stage_to_rank):
-                        raise Failure(f"{action}: no such stage")
+                        raise ExecutionError(f"{action}: no such stage")
                     if self.home(action.stage) != rank:
-                        raise Failure(f"{action} is not at home on rank {rank}")
+                        raise ExecutionError(f"{action} is not at home on rank {rank}")
                 ops.extend(("receive", t) for a in actions for t in self.arriving(a))
                 ops.append(("run", item))
                 ops.extend(("send", t) for a in actions for t in self.leaving(a))
             self.ops.append(ops)
 
     def arriving(self, action: Action) -> list[Tensor]:
-        """The tensors of an action that another rank makes: "x" is a stage's input, "g" the
-        gradient of its output."""
+        """The tensors of an action that another rank makes: "x" is a stage's input, "g"
+        the gradient of its output."""
         stage, kind, k, part = action
         if kind is Kind.F and not self.is_first(stage):
             return self.if_apart(stage, stage - 1, ("x", stage, k, part))
@@ -108,11 +108,11 @@ class Executor:
 
         def needs(letter: Kind, slice_: int = part) -> None:
             if not done[Action(stage, letter, k, slice_)]:
-                raise Failure(f"{action} before {letter} of slice {slice_}")
+                raise ExecutionError(f"{action} before {letter} of slice {slice_}")
 
         def reads(tensor: Tensor) -> None:
             if tensor not in here:
-                raise Failure(f"{action} without {tensor}")
+                raise ExecutionError(f"{action} without {tensor}")
 
         if kind is Kind.F:
             if part:
@@ -139,7 +139,7 @@ class Executor:
         elif kind is Kind.R:
             needs(Kind.F)
         else:
-            raise Failure(f"{action} is not computed")
+            raise ExecutionError(f"{action} is not computed")
         return []
 
     def advance(self, rank: int) -> bool:
@@ -165,13 +165,13 @@ class Executor:
             if not queue:
                 return False
             if queue[0] != subject:
-                raise Failure(f"received {queue[0]} in place of {subject}")
+                raise ExecutionError(f"received {queue[0]} in place of {subject}")
             self.tensors[rank].add(queue.popleft())
         self.ops[rank].popleft()
         return True
 
     def run(self) -> None:
-        """Raises Failure unless everything is done exactly once and every queue is empty."""
+        """Raises ExecutionError unless all is done exactly once and queues empty."""
         self.prepare()
         moved = True
         while moved:
@@ -180,9 +180,9 @@ class Executor:
                 while self.ops[rank] and self.advance(rank):
                     moved = True
         if any(self.ops):
-            raise Failure("stuck")
+            raise ExecutionError("stuck")
         if any(self.queues.values()):
-            raise Failure("messages nobody takes")
+            raise ExecutionError("messages nobody takes")
         self.everything_once()
 
     def everything_once(self) -> None:
@@ -193,25 +193,25 @@ class Executor:
                 for part in range(schedule.num_slices):
                     self.once(stage, k, part)
         if self.done:
-            raise Failure(f"{self.done} besides what is needed")
+            raise ExecutionError(f"{self.done} besides what is needed")
 
     def once(self, stage: int, k: int, part: int) -> None:
         f, b, i, w, r = (
             self.done.pop(Action(stage, Kind(x), k, part), 0) for x in "FBIWR"
         )
         if f != 1 or (b, i, w) not in ((1, 0, 0), (0, 1, 1)) or r > 1:
-            raise Failure(f"stage {stage}, microbatch {k}: {f} {b} {i} {w} {r}")
+            raise ExecutionError(f"stage {stage}, microbatch {k}: {f} {b} {i} {w} {r}")
 
 
-def failure(schedule: Schedule, capacity: int | None) -> Failure | None:
+def failure(schedule: Schedule, capacity: int | None) -> ExecutionError | None:
     try:
         Executor(schedule, capacity).run()
-    except Failure as found:
+    except ExecutionError as found:
         return found
     return None
 
 
-# ---- schedules to damage ---------------------------------------------------------------
+# ---- schedules to damage -------------------------------------------------------------
 
 
 def one_f_one_b(p: int, m: int) -> Schedule:
@@ -289,7 +289,7 @@ BASES: dict[str, Callable[[], Schedule]] = {
 }
 
 
-# ---- damage ----------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------
 
 Rows = list[list[Action | Overlap]]
 

@@ -1,4 +1,4 @@
-"""Simulated times against formulas, and against a discrete-event simulator in plain Python."""
+"""Simulated times against formulas and a discrete-event simulator in plain Python."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bubble(schedule: Schedule, costs: CostModel) -> float:
     return report.idle * trace.tick / schedule.num_ranks
 
 
-# ---- closed forms ----------------------------------------------------------------------
+# ---- closed forms --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gpipe", "1f1b"])
@@ -83,12 +83,12 @@ def test_the_bubbles_of_four_ranks_at_half_a_unit_of_latency() -> None:
     assert bubble(make("gpipe", 4, 16), costs) == pytest.approx(12)
 
 
-# ---- an independent simulator ----------------------------------------------------------
+# ---- an independent simulator --------------------------------------------------------
 
 
 @dataclass
 class Channel:
-    """Messages of one direction between two stages; times when they were sent and taken."""
+    """Messages of one direction between two stages: when sent, how many taken."""
 
     sent: list[int] = field(default_factory=list)
     taken: int = 0
@@ -254,7 +254,7 @@ def test_every_event_is_where_the_discrete_event_simulator_puts_it(
     assert found == machine.events
 
 
-# ---- units and sizes -------------------------------------------------------------------
+# ---- units and sizes -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6, 1e15, 1e100, 1e300])
@@ -290,7 +290,7 @@ def test_scaling_all_costs_scales_the_makespan(p: int, m: int, scale: float) -> 
     assert simulate(schedule, many).makespan == pytest.approx(scale * one, rel=1e-4)
 
 
-# ---- what is recorded ------------------------------------------------------------------
+# ---- what is recorded ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gpipe", "1f1b"])
@@ -367,7 +367,7 @@ def test_an_overlap_costs_its_own_price_or_the_sum(
     assert trace.end[1] == trace.end[2]
 
 
-# ---- errors ----------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------
 
 
 def test_costs_of_another_number_of_stages_are_refused() -> None:
@@ -401,7 +401,7 @@ def test_a_deadlock_is_refused() -> None:
     assert caught.value.rule == "no deadlock"
 
 
-# ---- costs from traces -----------------------------------------------------------------
+# ---- costs from traces ---------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=40)

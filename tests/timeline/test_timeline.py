@@ -1,4 +1,4 @@
-"""The evaluator in C against a slow recurrence in Python, on random graphs; bad tables."""
+"""The evaluator in C against a slow recurrence in Python; malformed tables."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def tables(draw: st.DrawFn, acyclic: bool) -> Table:
     rank by rank, so that an order is not simply 0, 1, 2, ..."""
     sizes = draw(st.lists(st.integers(1, 6), max_size=5))
     n = sum(sizes)
-    previous = [p for size in sizes for p in ([True] * size)]
-    at = 0
-    previous = []
+    at, previous = 0, []
     for size in sizes:
         previous += [-1, *range(at, at + size - 1)]
         at += size
