@@ -171,7 +171,8 @@ def test_virtual_clock_is_chosen_where_ranks_outnumber_cores(
     monkeypatch.setattr(cores, "usable", lambda: 2)
     assert make_job([0, 3, 6]).chosen_clock == "wall"
     assert make_job([0, 2, 4, 6]).chosen_clock == "virtual"
-    assert make_job([0, 2, 4, 6]).chosen_threads == 2
+    assert make_job([0, 2, 4, 6]).chosen_threads == 1
+    assert make_job([0, 2, 4, 6], microbatch_size=512).chosen_threads == 2
     assert make_job([0, 3, 6], threads_per_rank=2).chosen_clock == "virtual"
 
 
