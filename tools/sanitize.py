@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "sanitize"
 BUILD = ["cython>=3.1", "cython-cmake>=0.2", "cmake", "ninja"]
 NEEDS = [*BUILD, "numpy", "safetensors", "tomli-w", "tqdm", "pytest", "hypothesis"]
-NEEDS += ["plotly>=6.1,<8"]
+NEEDS += ["plotly>=6.1,<8", "ipywidgets", "anywidget"]
 TESTS = ["tests/kernels", "tests/timeline", "tests/engine"]
 
 
@@ -36,7 +36,7 @@ def build(python: str) -> None:
     install = ["cmake", "--install", str(objects), "--prefix", str(SITE / "site")]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL, env=env)
     package = SITE / "site" / "cython_kernels"
-    for source in (ROOT / "cython_kernels").glob("*.py"):
+    for source in (ROOT / "cython_kernels").glob("*.py*"):
         link = package / source.name
         link.unlink(missing_ok=True)
         link.symlink_to(source)
