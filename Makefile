@@ -39,15 +39,16 @@ sanitize: $(VENV)/test
 	$(BIN)/python tools/sanitize.py
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-	  echo "python3-venv is missing: sudo apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install -q --upgrade pip
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "$(PYTHON) is not there: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) tools/check_machine.py
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@$(BIN)/python -m pip install -q --upgrade pip
 
 # Editable: Python sources are used in place, native ones are built anew when they change.
 $(VENV)/installed: pyproject.toml $(NATIVE) | $(BIN)/python
-	$(BIN)/python -m pip install -q -e .
+	@echo "installing into $(VENV): a minute or two when it is new"
+	@$(BIN)/python -m pip install -q -e .
 	@touch $@
 
 # The project itself is installed already: this adds the packages of an extra.
