@@ -25,7 +25,7 @@ def short_notebook(tmp_path: Path) -> Path:
     notebook["cells"] = notebook["cells"][: names.index("wait") + 1]
     for cell in notebook["cells"]:
         cell["source"] = [
-            line.replace("steps=60", "steps=12") for line in cell["source"]
+            line.replace("steps=40", "steps=12") for line in cell["source"]
         ]
     path = tmp_path / NOTEBOOK.name
     path.write_text(json.dumps(notebook), encoding="utf-8")
