@@ -44,7 +44,12 @@ def test_the_timeline_moves_while_the_run_goes_on_and_then_freezes(
     canvas = page.locator(f"{LIVE} canvas")
     canvas.scroll_into_view_if_needed()
     first = canvas.screenshot()
-    page.wait_for_timeout(1500)
+    count = page.locator(LIVE).get_attribute("data-events")
+    page.wait_for_function(
+        f"() => +document.querySelector('{LIVE}').dataset.events > {count}",
+        timeout=120_000,
+    )
+    page.wait_for_timeout(300)
     assert page.locator(LIVE).get_attribute("data-state") == "running"
     assert canvas.screenshot() != first
     # At the end the widget gives way to HTML that needs no kernel.
