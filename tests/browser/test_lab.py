@@ -25,7 +25,7 @@ def short_notebook(tmp_path: Path) -> Path:
     notebook["cells"] = notebook["cells"][: names.index("wait") + 1]
     for cell in notebook["cells"]:
         cell["source"] = [
-            line.replace("steps=60", "steps=25") for line in cell["source"]
+            line.replace("steps=40", "steps=12") for line in cell["source"]
         ]
     path = tmp_path / NOTEBOOK.name
     path.write_text(json.dumps(notebook), encoding="utf-8")
@@ -37,18 +37,23 @@ def test_the_timeline_moves_while_the_run_goes_on_and_then_freezes(
 ) -> None:
     page = open_notebook(short_notebook)
     run_all(page)
-    page.wait_for_selector(f"{LIVE}[data-state=running]", timeout=60_000)
+    page.wait_for_selector(f"{LIVE}[data-state=running]", timeout=240_000)
     page.wait_for_function(
         f"() => +document.querySelector('{LIVE}').dataset.events > 0"
     )
     canvas = page.locator(f"{LIVE} canvas")
     canvas.scroll_into_view_if_needed()
     first = canvas.screenshot()
-    page.wait_for_timeout(1500)
+    count = page.locator(LIVE).get_attribute("data-events")
+    page.wait_for_function(
+        f"() => +document.querySelector('{LIVE}').dataset.events > {count}",
+        timeout=120_000,
+    )
+    page.wait_for_timeout(300)
     assert page.locator(LIVE).get_attribute("data-state") == "running"
     assert canvas.screenshot() != first
     # At the end the widget gives way to HTML that needs no kernel.
-    frozen = page.locator(".jp-OutputArea-output:has-text('finished, step 25 of 25')")
-    frozen.wait_for(timeout=120_000)
+    frozen = page.locator(".jp-OutputArea-output:has-text('finished, step 12 of 12')")
+    frozen.wait_for(timeout=400_000)
     assert page.locator(LIVE).count() == 0
     assert frozen.locator("svg").count() == 1
