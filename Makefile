@@ -50,8 +50,9 @@ $(VENV)/installed: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install -q -e .
 	@touch $@
 
+# The project itself is installed already: this adds the packages of an extra.
 $(VENV)/lab $(VENV)/test $(VENV)/docs $(VENV)/dev $(VENV)/compare: $(VENV)/%: $(VENV)/installed
-	$(BIN)/python -m pip install -q -e '.[$*]'
+	$(BIN)/python -m pip install -q 'pipeline-workbench[$*]'
 	@touch $@
 
 clean:

@@ -15,31 +15,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "sanitize"
-NEEDS = [
-    "numpy",
-    "safetensors",
-    "tomli-w",
-    "tqdm",
-    "pytest",
-    "hypothesis",
-    "plotly>=6.1,<8",
-]
+BUILD = ["cython>=3.1", "cython-cmake>=0.2", "cmake", "ninja"]
+NEEDS = [*BUILD, "numpy", "safetensors", "tomli-w", "tqdm", "pytest", "hypothesis"]
+NEEDS += ["plotly>=6.1,<8"]
 TESTS = ["tests/kernels", "tests/timeline", "tests/engine"]
 
 
-def build() -> None:
+def build(python: str) -> None:
+    """Builds with the tools of that Python's environment: a bare machine lacks them."""
     objects = SITE / "cmake"
+    tools = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": tools}
     generate = ["cmake", "-S", str(ROOT / "cython_kernels"), "-B", str(objects)]
+    generate += ["-G", "Ninja", f"-DPython_EXECUTABLE={python}", "-DCK_SANITIZE=ON"]
     # The 16-lane code of AVX-512 too, in AVX2's registers where there is no AVX-512.
-    generate += [
-        "-DCK_SANITIZE=ON",
-        "-DCK_WIDE=ON",
-        f"-DPython_EXECUTABLE={sys.executable}",
-    ]
-    subprocess.run(generate, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", str(objects), "-j2"], check=True)
+    generate += ["-DCK_WIDE=ON"]
+    subprocess.run(generate, check=True, stdout=subprocess.DEVNULL, env=env)
+    compile_it = ["cmake", "--build", str(objects), "-j2"]
+    subprocess.run(compile_it, check=True, stdout=subprocess.DEVNULL, env=env)
     install = ["cmake", "--install", str(objects), "--prefix", str(SITE / "site")]
-    subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(install, check=True, stdout=subprocess.DEVNULL, env=env)
     package = SITE / "site" / "cython_kernels"
     for source in (ROOT / "cython_kernels").glob("*.py"):
         link = package / source.name
@@ -63,8 +58,8 @@ def environment() -> str:
 
 
 def main() -> int:
-    build()
     python = environment()
+    build(python)
     asan = subprocess.run(
         ["gcc", "-print-file-name=libasan.so"],
         check=True,

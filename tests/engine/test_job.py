@@ -171,7 +171,8 @@ def test_virtual_clock_is_chosen_where_ranks_outnumber_cores(
     monkeypatch.setattr(cores, "usable", lambda: 2)
     assert make_job([0, 3, 6]).chosen_clock == "wall"
     assert make_job([0, 2, 4, 6]).chosen_clock == "virtual"
-    assert make_job([0, 2, 4, 6]).chosen_threads == 2
+    assert make_job([0, 2, 4, 6]).chosen_threads == 1
+    assert make_job([0, 2, 4, 6], microbatch_size=512).chosen_threads == 2
     assert make_job([0, 3, 6], threads_per_rank=2).chosen_clock == "virtual"
 
 
@@ -185,3 +186,32 @@ def test_a_quota_counts_and_not_only_the_affinity(
         assert cores._cgroup_quota(tmp_path) == expected
     monkeypatch.setattr(cores, "_cgroup_quota", lambda: 0.5)
     assert cores.usable() == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        (wb.AdamW, {"lr": -1.0}, "lr must be in"),
+        (wb.AdamW, {"lr": "3e-4"}, "lr must be in"),
+        (wb.AdamW, {"betas": (0.9, 1.0)}, r"betas\[1\]"),
+        (wb.AdamW, {"betas": (0.9,)}, "two numbers"),
+        (wb.AdamW, {"eps": 0.0}, "eps must be positive"),
+        (wb.SGD, {"momentum": 1.0}, "momentum must be in"),
+        (wb.WarmupCosine, {"warmup": -1}, "warmup"),
+        (wb.WarmupCosine, {"final": 2.0}, "fraction"),
+    ],
+)
+def test_wrong_optimizer_settings_are_named(
+    kind: Any, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        kind(**options)
+
+
+def test_learning_rate_rises_falls_and_ends_at_its_floor() -> None:
+    factors = wb.WarmupCosine(warmup=4, final=0.1).factors(20)
+    assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert (np.diff(factors[4:]) < 0).all()
+    assert factors[4] == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(0.1)
+    assert (wb.Constant().factors(5) == 1).all()

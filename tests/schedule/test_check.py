@@ -26,6 +26,7 @@ def rows(*texts: str, **fields: Any) -> Schedule:
     return Schedule("broken", [text.split() for text in texts], **fields)
 
 
+ONE_SLICED = {"stage_to_rank": (0,), "num_slices": 2, "num_microbatches": 1}
 GOOD = "1F0 1F1 1B0 1B1"
 BROKEN: dict[str, tuple[Schedule, str, tuple[int, int, str] | None]] = {
     "no forward": (rows("0F0 0B0 0B1", GOOD), "completeness", None),
@@ -69,6 +70,16 @@ BROKEN: dict[str, tuple[Schedule, str, tuple[int, int, str] | None]] = {
         rows("(0F0;0B0)OVERLAP_F_B 0F1 0B1", GOOD),
         "happens-before",
         (0, 0, "0B0"),
+    ),
+    "later slice forward first": (
+        rows("0F0.1 0F0 0B0.1 0B0", "", **ONE_SLICED),
+        "happens-before",
+        (0, 0, "0F0.1"),
+    ),
+    "earlier slice backward first": (
+        rows("0F0 0F0.1 0B0 0B0.1", "", **ONE_SLICED),
+        "happens-before",
+        (0, 2, "0B0"),
     ),
     "another order": (
         rows("0F0 0F1 0B0 0B1", "1F1 1F0 1B0 1B1"),

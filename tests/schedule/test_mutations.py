@@ -284,6 +284,7 @@ BASES: dict[str, Callable[[], Schedule]] = {
     "loop": lambda: breadth_first((0, 1, 0, 1), 2),
     "V": lambda: breadth_first((0, 1, 2, 2, 1, 0), 2),
     "slices": lambda: breadth_first((0, 1), 2, slices=3),
+    "slices, one rank": lambda: breadth_first((0, 0), 1, slices=4),
     "both ways": both_ways,
     "overlapped": overlapped,
 }

@@ -25,6 +25,9 @@ from .optimizers import AdamW, Constant, LearningRate, Optimizer
 FORMAT = 1
 Clock = Literal["auto", "wall", "virtual"]
 
+#: FLOPs of a layer's forward from which on a team of threads is worth its meetings.
+SHARED_WORK = 5e6
+
 #: Kinds that the engine executes; a schedule with others can be checked and simulated.
 EXECUTABLE = frozenset({Kind.F, Kind.I, Kind.W, Kind.B})
 
@@ -47,8 +50,8 @@ class Job:
     before and after; 0 for none.
 
     clock: "wall", "virtual", or "auto", which is virtual where ranks outnumber usable
-    cores. threads_per_rank: by default 1, or all usable cores under the virtual clock,
-    where one rank runs at a time.
+    cores. threads_per_rank: by default 1; under the virtual clock, where one rank runs
+    at a time, all usable cores for a model with work enough to share.
 
     channel_capacity: messages that may wait between two stages; by default the smallest
     with which the schedule does not deadlock, but at least 1. wait_limit: seconds that
@@ -246,7 +249,10 @@ class Job:
         """Threads of each rank: as asked, or what suits the clock."""
         if self.threads_per_rank is not None:
             return self.threads_per_rank
-        return cores.usable() if self.chosen_clock == "virtual" else 1
+        if self.chosen_clock == "wall":
+            return 1
+        work = self.microbatch_size * self.model.flops / self.model.num_layers
+        return cores.usable() if work >= SHARED_WORK else 1
 
     @property
     def tokens_per_step(self) -> int:

@@ -14,7 +14,8 @@ import numpy as np
 
 
 def _check(value: float, name: str, low: float, high: float) -> None:
-    if not low <= value < high:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value < high:
         raise ValueError(f"{name} must be in [{low:g}, {high:g}), got {value!r}")
 
 

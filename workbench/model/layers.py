@@ -7,6 +7,7 @@ per sequence (one sample); FLOPs count a multiply-add as two.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -42,43 +43,52 @@ class LayerCost(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(ABC):
     """Base of all layers.
 
-    Subclasses give ``parameters``, ``cost``, ``input_elements``, ``output_elements``
-    (per sequence) and emit their calls in ``forward``, ``backward_input``,
-    ``backward_weight``.
+    Subclasses give ``parameters``, ``cost``, ``input_elements`` and ``output_elements``
+    (per sequence), and emit their calls in ``forward``, ``backward_input`` and
+    ``backward_weight``. A layer that is not ``executable`` can be costed only.
     """
 
     name: str
 
-    #: False for a layer that can be costed but that the engine has no kernels for.
     executable: ClassVar[bool] = True
 
-    @cached_property
+    @property
+    @abstractmethod
     def parameters(self) -> tuple[Parameter, ...]:
-        raise NotImplementedError
+        """What is trained, in the order in which it is saved and hashed."""
 
     @property
+    @abstractmethod
     def cost(self) -> LayerCost:
-        raise NotImplementedError
+        """FLOPs of one sequence."""
 
     @property
+    @abstractmethod
     def input_elements(self) -> int:
-        raise NotImplementedError
+        """Numbers that come in for one sequence."""
 
     @property
+    @abstractmethod
     def output_elements(self) -> int:
-        raise NotImplementedError
+        """Numbers that go out for one sequence."""
 
     def forward(self, e: Emitter) -> None:
-        raise NotImplementedError
+        """Emits the calls of F."""
+        raise self._no_kernels()
 
     def backward_input(self, e: Emitter) -> None:
-        raise NotImplementedError
+        """Emits the calls of I: the gradient of the input."""
+        raise self._no_kernels()
 
     def backward_weight(self, e: Emitter) -> None:
-        raise NotImplementedError
+        """Emits the calls of W: the gradients of the parameters, added to what is there."""
+        raise self._no_kernels()
+
+    def _no_kernels(self) -> ValueError:
+        return ValueError(f"layer {self.name!r} can be costed only: it has no kernels")
 
     @property
     def params(self) -> int:

@@ -7,6 +7,7 @@ a seed or from safetensors when a job is launched.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -255,8 +256,10 @@ class Model:
     def preset(cls, name: str) -> Model:
         """A model by name; ``PRESETS`` in ``workbench.model`` lists them."""
         if name not in PRESETS:
+            near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.3)
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
-                f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}"
+                f"no preset {name!r}: {hint}There are {', '.join(sorted(PRESETS))}"
             )
         return cls.from_config(PRESETS[name])
 

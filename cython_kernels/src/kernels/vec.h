@@ -1,8 +1,8 @@
 /* vec.h - the vectors all kernels are written with, once for every ISA.
  *
  * GCC's and Clang's vector extensions give arithmetic, comparison and conversion for a vector of
- * VLEN floats; only what they lack (maximum, square root, a pick by mask) is spelled per ISA here. VLEN
- * follows the compiler's flags, or CK_LANES, which compiles the 16-lane code for a machine
+ * VLEN floats; only what they lack (maximum, square root, a pick by mask) is spelled per ISA here.
+ * VLEN follows the compiler's flags, or CK_LANES, which compiles the 16-lane code for a machine
  * without AVX-512 so that it can be tested there.
  *
  * Every operation is correctly rounded in each lane, so an element's result does not depend on
