@@ -262,6 +262,11 @@ export class Timeline extends Drawing {
       (words && `; ${words}`));
   }
 
+  place(rank) { // where a rank's row is, in CSS pixels of the canvas; for tests
+    const { pitch, row, wait } = this.sizes;
+    return { x: LEFT, y: TOP + rank * pitch, width: this.plotWidth(), height: row, wait };
+  }
+
   // ---- looking ----
 
   plotWidth() { return Math.max(1, this.canvas.clientWidth - LEFT - RIGHT); }

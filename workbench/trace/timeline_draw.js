@@ -265,13 +265,14 @@ export class Drawing { // the half of Timeline that draws
 
   drawSteps(f) {
     const { pen, px } = f;
-    let free = -Infinity;
     const steps = [...this.steps].filter(([, t]) => t >= this.from && t <= this.to);
     steps.sort((a, b) => a[0] - b[0]);
-    const thin = steps.length * 8 * f.ratio > f.plot; // lines would hide what they part
+    let free = -Infinity, before = -Infinity;
     for (const [step, start] of steps) {
       const x = Math.round(f.left + (start - this.from) * f.scale) + 0.5;
-      if (!thin) {
+      const close = x - before < px(12); // a crowd of lines would hide what they part
+      before = x;
+      if (!close) {
         pen.globalAlpha = 0.5; pen.strokeStyle = f.ink; pen.lineWidth = 1;
         pen.beginPath(); pen.moveTo(x, px(4)); pen.lineTo(x, f.height - px(AXIS)); pen.stroke();
         pen.globalAlpha = 1;

@@ -23,7 +23,7 @@ STATIC_STEPS = 2
 MOST_BOXES = 800
 #: Events of a trace whose idle time is told apart; beyond, the last whole steps.
 REPORT_EVENTS = 100_000
-_WIDTH, _LEFT, _POINTS = 1000, 60, 20_000
+_WIDTH, _LEFT, _POINTS = 1000, 60, 15_000
 
 _GROUPS: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     ("F", (Kind.F,)),

@@ -107,7 +107,7 @@ class Timeline(anywidget.AnyWidget):
             first = cursor - len(columns["start"])
             columns = _cut(columns, 0, max(0, self._cursor - first))
             told = summary(self._shown.progress(), self._shown.state)
-            self._send(columns, 1e-9, first, told, replay=True)
+            self._tell(columns, 1e-9, first, told, replay=True)
 
     def _send_trace(self, trace: Trace) -> None:
         text = f"makespan {trace.makespan:.6g} {trace.unit}, {len(trace)} events"
@@ -119,7 +119,7 @@ class Timeline(anywidget.AnyWidget):
             columns = {name: column[order] for name, column in columns.items()}
             first = len(trace) - TRACE_EVENTS
         told = {"text": text, "state": "done"}
-        self._send(columns, trace.tick, first, told, replay=True)
+        self._tell(columns, trace.tick, first, told, replay=True)
 
     def push(self) -> int:
         """Sends what is new since the last push, up to ``TICK_EVENTS``; returns the
@@ -141,7 +141,7 @@ class Timeline(anywidget.AnyWidget):
             count = len(columns["start"])
             self._cursor = first + count
             if count or told != self._told:
-                self._send(columns, 1e-9, first, told, skipped=skipped)
+                self._tell(columns, 1e-9, first, told, skipped=skipped)
             return count
 
     def show_error(self, error: Exception) -> None:
@@ -149,7 +149,7 @@ class Timeline(anywidget.AnyWidget):
         text = f"watching ended: {type(error).__name__}: {error}; the run goes on"
         self.send({"kind": "status", "text": text})
 
-    def _send(
+    def _tell(
         self,
         columns: Mapping[str, np.ndarray],
         tick: float,
