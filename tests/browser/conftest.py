@@ -159,7 +159,7 @@ def set_theme(page: playwright_api.Page, theme: str) -> None:
           'apputils:change-theme', {theme}); }""",
         theme,
     )
-    page.wait_for_selector(f"body[data-jp-theme-name='{theme}']")
+    page.wait_for_selector(f"body[data-jp-theme-name='{theme}']", state="attached")
 
 
 def wait_kernel(page: playwright_api.Page, timeout: float = 60.0) -> None:
