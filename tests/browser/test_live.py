@@ -18,6 +18,9 @@ LIVE = "[data-testid=wb-timeline]"
 SOURCE = Path(__file__).parents[1] / "ui" / "live_source.py"
 
 
+MODEL = "window.jupyterapp.shell.currentWidget.content.model"
+
+
 def notebook(path: Path, cells: list[str]) -> Path:
     made = {
         "nbformat": 4,
@@ -67,7 +70,7 @@ def cells(page: Any) -> int:
 def test_a_run_is_seen_while_it_goes_on_and_stays_as_html(
     open_notebook: Callable[..., Any], tmp_path: Path
 ) -> None:
-    page = open_notebook(live(tmp_path / "live.ipynb", 25, "watch(source)"))
+    page = open_notebook(live(tmp_path / "live.ipynb", 20, "watch(source)"))
     run_all(page)
     wait_kernel(page)  # both cells have returned, and the run goes on
     page.wait_for_selector(f"{LIVE}[data-state=running]")
@@ -97,17 +100,23 @@ def test_a_run_is_seen_while_it_goes_on_and_stays_as_html(
     assert "tokens/s" in text
     assert "rank 3 50 %" in page.locator(f"{LIVE} .wb-busy").first.inner_text()
 
-    # Keys move the view; none of them reaches the notebook, where A inserts a cell and
-    # D, D deletes one.
+    # Keys move the view; none of them reaches the notebook, where A and B insert a cell,
+    # X and D, D delete one, and Enter begins to edit.
     before = cells(page)
     canvas.focus()
-    for key in "wasdadd":
+    for key in "wasdaddbx":
         page.keyboard.press(key)
-    assert cells(page) == before
     follow = page.get_by_role("button", name="follow the newest events").first
     assert follow.get_attribute("aria-pressed") == "false"
-    follow.click()
+    follow.focus()
+    page.keyboard.press("Enter")
     assert follow.get_attribute("aria-pressed") == "true"
+    assert cells(page) == before
+    # Keys with Ctrl do reach it: this one saves.
+    page.wait_for_function(f"() => {MODEL}.dirty")
+    canvas.focus()
+    page.keyboard.press("Control+s")
+    page.wait_for_function(f"() => !{MODEL}.dirty")
 
     # The dark theme is followed.
     set_theme(page, "JupyterLab Dark")
@@ -161,7 +170,7 @@ def test_a_kernel_that_is_busy_from_the_start_still_shows_the_whole_run(
     open_notebook: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Run all, and a next cell that blocks: the kernel cannot hear the page ask."""
-    path = live(tmp_path / "busy.ipynb", 30, "time.sleep(20)")
+    path = live(tmp_path / "busy.ipynb", 40, "time.sleep(30)")
     page = open_notebook(path)
     run_all(page)
     page.wait_for_selector(f"{LIVE}[data-state=running]", timeout=30_000)
@@ -170,5 +179,5 @@ def test_a_kernel_that_is_busy_from_the_start_still_shows_the_whole_run(
           const box = document.querySelector('{LIVE}');
           return box && +box.dataset.events > 0 && !box.wbTimeline.forgotten;
         }}""",
-        timeout=18_000,
+        timeout=15_000,
     )

@@ -87,7 +87,6 @@ export class Timeline extends Drawing {
     const button = (text, label, act) => {
       const b = this.element("button", "", text, bar);
       b.title = label; b.setAttribute("aria-label", label); b.type = "button";
-      b.dataset.lmSuppressShortcuts = "true";
       b.addEventListener("click", act);
       return b;
     };
@@ -101,9 +100,6 @@ export class Timeline extends Drawing {
     this.canvas = this.element("canvas");
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "img");
-    // A focused canvas is no text field: without this, JupyterLab would take A for "insert a
-    // cell above" and D, D for "delete the cell".
-    this.canvas.dataset.lmSuppressShortcuts = "true";
     this.text = this.element("div", "wb-summary");
     this.busyLine = this.element("div", "wb-busy");
     this.tip = this.element("div", "wb-tip");
@@ -146,6 +142,12 @@ export class Timeline extends Drawing {
     canvas.addEventListener("pointerleave", () => { this.tip.style.display = "none"; });
     canvas.addEventListener("dblclick", () => this.fit());
     canvas.addEventListener("keydown", (e) => this.key(e));
+    // Neither canvas nor buttons are text fields: JupyterLab would take X for "cut the cell" and
+    // Enter for "edit it". Keys with Ctrl and the like still reach it.
+    this.box.addEventListener("keydown", (e) => {
+      const plain = !(e.ctrlKey || e.metaKey || e.altKey || (e.shiftKey && e.key === "Enter"));
+      if (plain && (e.key.length === 1 || e.key === "Enter")) e.stopPropagation();
+    });
     this.redraw = () => this.invalidate();
     this.resize = new ResizeObserver(this.redraw);
     this.resize.observe(this.box);
