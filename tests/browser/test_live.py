@@ -59,12 +59,10 @@ def events(page: Any, i: int = 0) -> int:
     return int(page.locator(LIVE).nth(i).get_attribute("data-events") or 0)
 
 
-def cells(page: Any) -> int:
-    return int(
-        page.evaluate(
-            "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
-        )
-    )
+def cells(page: Any) -> list[str]:
+    """The ids of the notebook's cells."""
+    found = page.evaluate(f"() => [...{MODEL}.cells].map((cell) => cell.id)")
+    return [str(name) for name in found]
 
 
 def test_a_run_is_seen_while_it_goes_on_and_stays_as_html(
@@ -106,6 +104,7 @@ def test_a_run_is_seen_while_it_goes_on_and_stays_as_html(
     canvas.focus()
     for key in "wasdaddbx":
         page.keyboard.press(key)
+        assert cells(page) == before, key
     follow = page.get_by_role("button", name="follow the newest events").first
     assert follow.get_attribute("aria-pressed") == "false"
     follow.focus()
