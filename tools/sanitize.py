@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "sanitize"
 BUILD = ["cython>=3.1", "cython-cmake>=0.2", "cmake", "ninja"]
 NEEDS = [*BUILD, "numpy", "safetensors", "tomli-w", "tqdm", "pytest", "hypothesis"]
-NEEDS += ["plotly>=6.1,<8"]
+NEEDS += ["plotly>=6.1,<8", "ipywidgets", "anywidget"]
 TESTS = ["tests/kernels", "tests/timeline", "tests/engine"]
 
 
@@ -36,7 +36,7 @@ def build(python: str) -> None:
     install = ["cmake", "--install", str(objects), "--prefix", str(SITE / "site")]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL, env=env)
     package = SITE / "site" / "cython_kernels"
-    for source in (ROOT / "cython_kernels").glob("*.py"):
+    for source in (ROOT / "cython_kernels").glob("*.py*"):
         link = package / source.name
         link.unlink(missing_ok=True)
         link.symlink_to(source)
@@ -72,6 +72,8 @@ def main() -> int:
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "PYTHONPATH": str(SITE / "site"),
+        # The checkout's own folder would come first on the path otherwise.
+        "PYTHONSAFEPATH": "1",
     }
     tests = [*TESTS, "-q", "-p", "no:cacheprovider", *sys.argv[1:]]
     done = subprocess.run(
