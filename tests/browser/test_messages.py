@@ -172,7 +172,7 @@ def test_following_shows_the_newest_steps_until_one_looks_elsewhere(view: View) 
     view.receive(0, 1000)
     low, high = view.get("view.from"), view.get("view.to")
     assert high == pytest.approx(499.5e-3)
-    assert low == pytest.approx(350e-3)  # steps 7, 8 and 9
+    assert low == pytest.approx(400e-3)  # steps 8 and 9
     view.page.focus("canvas")
     view.page.keyboard.press("a")
     here = view.get("view.to")

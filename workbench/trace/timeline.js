@@ -9,7 +9,7 @@ import { Drawing, LEFT, PADDING, RIGHT, TOP, duration, percent, rowSizes }
   from "./timeline_draw.js";
 
 const MOST_EVENTS = 400000; // kept per live view; the older half goes when they are exceeded
-const STEPS_IN_VIEW = 3; // while following
+const STEPS_IN_VIEW = 2; // while following
 
 const STYLE = `
 .wb-timeline { font: 12px/1.5 var(--jp-ui-font-family, system-ui, sans-serif);
@@ -30,7 +30,7 @@ const STYLE = `
 .wb-timeline .wb-tip { position: absolute; pointer-events: none; display: none; padding: 3px 8px;
   background: var(--wb-ink); color: var(--wb-paper); border-radius: 3px; white-space: pre;
   z-index: 1; }
-.wb-timeline .wb-key { display: inline-flex; gap: 3px; align-items: center; }
+.wb-timeline .wb-key { display: inline-flex; gap: 4px; align-items: center; font-size: 11px; }
 .wb-timeline .wb-key i { width: 11px; height: 11px; border: 1px solid #0006; }
 .wb-timeline .wb-busy { opacity: 0.8; }
 .wb-timeline [hidden] { display: none; }
@@ -83,7 +83,6 @@ export class Timeline extends Drawing {
     const bar = this.element("div", "wb-bar");
     this.element("span", "wb-title", this.options.title, bar);
     this.element("span", "wb-source", this.options.source, bar);
-    this.legend(bar);
     const button = (text, label, act) => {
       const b = this.element("button", "", text, bar);
       b.title = label; b.setAttribute("aria-label", label); b.type = "button";
@@ -97,6 +96,7 @@ export class Timeline extends Drawing {
       this.setFollow(!this.follow);
     });
     this.followButton.hidden = !this.options.live;
+    this.legend(this.element("div", "wb-bar"));
     this.canvas = this.element("canvas");
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "img");
@@ -119,8 +119,9 @@ export class Timeline extends Drawing {
     const words = { F: "F forward", I: "I input gradient", W: "W weight gradient",
       B: "B backward", R: "R recompute", OPT_STEP: "G, O optimizer" };
     for (const name of GROUPS) key(name, words[name], this.options.colours[name]);
-    key("wait", "thin: waiting", "#8888");
-    key("share", "height: share of time busy");
+    key("wait", "thin line: waiting", "#8888");
+    key("share", "narrow events: as high as the share of time busy");
+    this.keys.get("share").hidden = false;
   }
 
   listen() {

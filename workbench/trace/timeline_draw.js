@@ -107,8 +107,7 @@ export class Drawing { // the half of Timeline that draws
     const data = this.box.dataset;
     data.frames = String(this.frames);
     data.boxes = String(this.drawn.boxes); data.shares = String(this.drawn.shares);
-    for (const [name, key] of this.keys)
-      key.hidden = name === "share" ? !this.drawn.shares : !this.seen.has(name);
+    for (const [name, key] of this.keys) if (this.seen.has(name)) key.hidden = false;
     if (begun - this.told > 400) { this.told = begun; this.describe(); }
     else if (!this.later) this.later = setTimeout(() => { this.later = 0; this.describe(); }, 450);
     data.drawMs = (performance.now() - begun).toFixed(2);
@@ -218,7 +217,7 @@ export class Drawing { // the half of Timeline that draws
   }
 
   drawBoxes(f, lane, y, tall) {
-    const { pen, px } = f, letter = Math.min(12, this.sizes.row - 2);
+    const { pen, px } = f, letter = Math.min(11, this.sizes.row - 2);
     pen.font = `${px(letter)}px ${f.font}`;
     pen.textAlign = "center"; pen.lineWidth = Math.max(1, f.ratio / 2);
     pen.strokeStyle = "rgba(0,0,0,0.45)";
@@ -235,7 +234,7 @@ export class Drawing { // the half of Timeline that draws
       if (letter < 8 || b - a < px(9)) continue;
       const name = SHORT[kind] || kind, batch = lane.microbatch[i];
       const full = batch < 0 ? name : `${name}${batch}`;
-      const text = pen.measureText(full).width + px(4) < b - a ? full : name;
+      const text = pen.measureText(full).width + px(2) < b - a ? full : name;
       if (pen.measureText(text).width + px(2) > b - a) continue;
       pen.fillStyle = "#000";
       pen.fillText(text, f.left + (a + b) / 2, y + half + (tall - half) / 2 + 0.5);

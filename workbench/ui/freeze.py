@@ -99,20 +99,23 @@ def _last(trace: Trace) -> Trace:
 
 def _more(run: Run) -> str:
     """What only a run knows: its losses and its folder."""
-    parts = []
+    told = []
     if run.steps_done:
-        losses = run.losses
-        parts.append(
-            f"<p>loss {losses[0]:.4f} after the first step, {losses[-1]:.4f} "
-            f"after step {run.steps_done}</p>"
+        first, last = run.losses[0], run.losses[-1]
+        told.append(
+            f"loss {first:.4f} after step 1, {last:.4f} after step {run.steps_done}"
         )
-    for step, loss in list(run.evaluations.items()):
-        if np.isfinite(loss):
-            parts.append(f"<p>held-out loss after step {step}: {loss:.4f}</p>")
+    held_out = [
+        f"{loss:.4f} after step {step}"
+        for step, loss in list(run.evaluations.items())
+        if np.isfinite(loss)
+    ]
+    if held_out:
+        told.append("held-out loss " + ", ".join(held_out))
     if run.error is not None:
-        parts.append(f"<p>{escape(f'{type(run.error).__name__}: {run.error}')}</p>")
-    parts.append(f"<p>files in <code>{escape(run.folder.name)}</code></p>")
-    return "".join(parts)
+        told.append(escape(f"{type(run.error).__name__}: {run.error}"))
+    told.append(f"files in <code>{escape(run.folder.name)}</code>")
+    return f"<p>{'<br>'.join(told)}</p>"
 
 
 def picture(trace: Trace) -> str:
@@ -148,7 +151,7 @@ def _share_svg(trace: Trace) -> str:
         for name, kinds in _GROUPS
     ]
     groups = [(name, mask) for name, mask in groups if mask.any()]
-    columns = int(np.clip(_POINTS // (ranks * len(groups)), 40, 600))
+    columns = int(np.clip(_POINTS // (ranks * len(groups)), 4, 600))
     low, high = int(work.start.min()), int(work.end.max())
     edges = np.linspace(low, max(high, low + 1), columns + 1)
     row, pitch = (24, 30) if ranks <= 16 else (12, 15)
