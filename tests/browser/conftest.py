@@ -126,8 +126,7 @@ def open_notebook(
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         page.evaluate(READY)
         if dark:
-            change = "window.jupyterapp.commands.execute('apputils:change-theme', "
-            page.evaluate(f"() => {{ {change}{{theme: 'JupyterLab Dark'}}) }}")
+            set_theme(page, "JupyterLab Dark")
         return page
 
     yield open_it
@@ -150,4 +149,28 @@ def run_all(page: playwright_api.Page) -> None:
     """Runs all cells; returns at once (awaiting the command may hang)."""
     page.evaluate(
         "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
+    )
+
+
+def set_theme(page: playwright_api.Page, theme: str) -> None:
+    """ "JupyterLab Dark" or "JupyterLab Light"; waits until the page has it."""
+    page.evaluate(
+        """(theme) => { window.jupyterapp.commands.execute(
+          'apputils:change-theme', {theme}); }""",
+        theme,
+    )
+    page.wait_for_selector(f"body[data-jp-theme-name='{theme}']", state="attached")
+
+
+def wait_kernel(page: playwright_api.Page, timeout: float = 60.0) -> None:
+    """Waits until every code cell that was run has ended; seconds."""
+    page.wait_for_function(
+        """() => {
+          const cells = window.jupyterapp.shell.currentWidget.content.widgets;
+          const code = cells.filter((cell) => cell.model.type === 'code'
+            && cell.model.sharedModel.source.trim());
+          return code.length > 0 && code.every((cell) =>
+            cell.model.executionState === 'idle' && cell.model.executionCount !== null);
+        }""",
+        timeout=1000 * timeout,
     )

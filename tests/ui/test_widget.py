@@ -1,10 +1,9 @@
-"""The widget's messages and the frozen HTML, without a browser."""
+"""The widget's messages, without a browser: what is sent, how much, and what when
+something goes wrong."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,105 +11,226 @@ import pytest
 
 import workbench as wb
 from workbench.trace.encode import EVENT_BYTES, LAYOUT, encode
-from workbench.ui import Timeline, static_html
-from workbench.ui.timeline import REPLAY_EVENTS
+from workbench.ui import Timeline
+from workbench.ui.timeline import REPLAY_EVENTS, TICK_EVENTS, TRACE_EVENTS
+
+from .live_source import LiveSource
+
+Sent = list[tuple[dict[str, Any], Any]]
 
 
-def decode(buffer: bytes, count: int) -> dict[str, np.ndarray]:
-    """What timeline.js does."""
-    columns, at = {}, 0
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Counted(LiveSource):
+    """A source with as many events as the test says."""
+
+    def __init__(self, count: int = 0) -> None:
+        super().__init__(seconds=1e9, num_ranks=2, clock=Clock())
+        self.made = count
+
+    @property
+    def count(self) -> int:
+        return self.made
+
+
+def decode(message: dict[str, Any], buffers: Any) -> dict[str, np.ndarray]:
+    """What timeline_events.js does."""
+    (buffer,), columns, at = buffers, {}, 0
     for name, kind in LAYOUT:
-        size = np.dtype(kind).itemsize * count
+        size = np.dtype(kind).itemsize * message["n"]
         columns[name] = np.frombuffer(buffer[at : at + size], kind)
         at += size
     assert at == len(buffer)
     return columns
 
 
-class Source:
-    """A live source with ``count`` events."""
+def keys(columns: dict[str, np.ndarray]) -> list[tuple[float, int, int]]:
+    """What tells one event from another: start in us, rank, lane."""
+    start = np.rint(np.asarray(columns["start"], np.float64)).astype(int)
+    rows = (start, columns["rank"], columns["lane"])
+    return sorted(zip(*(r.tolist() for r in rows), strict=True))
 
-    num_ranks, title, source_label = 2, "<b>title</b>", "measured"
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+def in_source(source: LiveSource, first: int, last: int) -> list[Any]:
+    _, columns = source.snapshot(0)
+    cut = {name: column[first:last] for name, column in columns.items()}
+    return keys({**cut, "start": cut["start"] / 1e3})
 
-    def snapshot(self, cursor: int) -> tuple[int, dict[str, np.ndarray]]:
-        numbers = np.arange(cursor, self.count)
-        columns = dict.fromkeys(("rank", "stage", "kind", "lane", "step"), numbers % 2)
-        times = {"start": numbers * 1000, "end": numbers * 1000 + 500}
-        return self.count, {**columns, **times, "microbatch": numbers % 7}
 
-    def progress(self) -> dict[str, Any]:
-        return {
-            "state": "running",
-            "step": 3,
-            "steps": 9,
-            "loss": 1.5,
-            "tokens_per_second": 1000.0,
-            "bubble_fraction": 0.25,
-        }
+def told(sent: Sent, i: int = -1) -> list[Any]:
+    columns = decode(*sent[i])
+    return keys({**columns, "start": columns["start"] * 1e6})
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Any]]:
-    messages: list[tuple[dict[str, Any], Any]] = []
-    monkeypatch.setattr(
-        Timeline, "send", lambda self, content, buffers=None: messages.append((content, buffers))
-    )  # fmt: skip
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    messages: Sent = []
+
+    def send(self: Any, content: Any, buffers: Any = None) -> None:
+        messages.append((content, buffers))
+
+    monkeypatch.setattr(Timeline, "send", send)
     return messages
 
 
+# ---- the buffer ----------------------------------------------------------------------
+
+
 def test_encoding_keeps_every_event_and_sorts_within_ranks() -> None:
-    _, columns = Source(100).snapshot(0)
+    source = Counted(100)
+    _, columns = source.snapshot(0)
     shuffled = np.random.default_rng(0).permutation(100)
-    found = decode(encode({n: c[shuffled] for n, c in columns.items()}, 1e-9), 100)
+    buffer = encode({n: c[shuffled] for n, c in columns.items()}, 1e-9)
+    found = decode({"n": 100}, [buffer])
     for rank in (0, 1):
         starts = found["start"][found["rank"] == rank]
-        np.testing.assert_allclose(starts, np.arange(rank, 100, 2) * 1e-6)
-    np.testing.assert_allclose(found["duration"], 500e-9, rtol=1e-5)
+        assert (np.diff(starts) > 0).all()
+        expected = np.sort(columns["start"][columns["rank"] == rank]) * 1e-9
+        np.testing.assert_allclose(starts, expected)
+    np.testing.assert_allclose(found["duration"], 5e-3, rtol=1e-5)
 
 
 def test_times_after_hours_keep_their_nanoseconds() -> None:
-    _, columns = Source(2).snapshot(0)
+    _, columns = Counted(2).snapshot(0)
     hours = 10 * 3600 * 10**9
-    columns["start"], columns["end"] = columns["start"] + hours, columns["end"] + hours
-    found = decode(encode(columns, 1e-9), 2)
+    columns["start"] = np.array([hours, hours + 1000])
+    columns["end"] = columns["start"] + 10
+    found = decode({"n": 2}, [encode(columns, 1e-9)])
     assert found["start"][1] - found["start"][0] == pytest.approx(1e-6, abs=1e-11)
 
 
-def test_only_what_is_new_is_sent(sent: list[Any]) -> None:
-    source = Source(10)
+# ---- increments ----------------------------------------------------------------------
+
+
+def test_only_what_is_new_is_sent(sent: Sent) -> None:
+    source = Counted(10)
     widget = Timeline(source)
     assert widget.push() == 10
-    assert widget.push() == 0
-    source.count = 25
+    source.made = 25
     assert widget.push() == 15
     message, buffers = sent[-1]
-    assert message["n"] == 15
-    assert not message["replace"]
+    assert (message["first"], message["n"]) == (10, 15)
     assert len(buffers[0]) == 15 * EVENT_BYTES
+    assert told(sent) == in_source(source, 10, 25)
 
 
-def test_a_message_is_bounded_and_says_what_it_skips(sent: list[Any]) -> None:
-    widget = Timeline(Source(REPLAY_EVENTS + 5000))
-    assert widget.push() == REPLAY_EVENTS
-    message, buffers = sent[-1]
-    assert len(buffers[0]) <= REPLAY_EVENTS * EVENT_BYTES
-    assert message["replace"]
-    assert "5000 events not shown live" in message["text"]
-
-
-def test_a_late_view_is_told_the_recent_past(sent: list[Any]) -> None:
-    widget = Timeline(Source(50))
+def test_nothing_is_sent_while_nothing_changes(sent: Sent) -> None:
+    widget = Timeline(Counted(10))
     widget.push()
+    assert len(sent) == 1
+    assert widget.push() == 0
+    assert len(sent) == 1
+
+
+def test_a_burst_is_spread_over_ticks_and_nothing_is_lost(sent: Sent) -> None:
+    source = Counted(REPLAY_EVENTS)
+    widget = Timeline(source)
+    while widget.push():
+        pass
+    assert len(sent) == -(-REPLAY_EVENTS // TICK_EVENTS)
+    found: list[Any] = []
+    for i, (message, buffers) in enumerate(sent):
+        assert message["first"] == len(found)
+        assert message["skipped"] == 0
+        assert len(buffers[0]) <= TICK_EVENTS * EVENT_BYTES
+        found += told(sent, i)
+    assert sorted(found) == in_source(source, 0, REPLAY_EVENTS)
+
+
+def test_who_is_far_behind_skips_to_the_newest_and_says_so(sent: Sent) -> None:
+    source = Counted(REPLAY_EVENTS + 5000)
+    widget = Timeline(source)
+    assert widget.push() == TICK_EVENTS
+    message, _ = sent[-1]
+    assert message["skipped"] == message["first"] == REPLAY_EVENTS
+    assert "20,000 events not shown live" in message["text"]
+    assert told(sent) == in_source(source, REPLAY_EVENTS, REPLAY_EVENTS + 5000)
+
+
+def test_what_the_source_forgot_is_counted_as_skipped(sent: Sent) -> None:
+    source = Counted(100)
+    widget = Timeline(source)
+    widget.push()
+    source.made, source.forgotten = 300, 250
+    assert widget.push() == 50
+    message, _ = sent[-1]
+    assert (message["first"], message["skipped"]) == (250, 150)
+
+
+# ---- late views ----------------------------------------------------------------------
+
+
+def test_a_late_view_is_told_the_recent_past(sent: Sent) -> None:
+    source = Counted(50)
+    widget = Timeline(source)
+    widget.push()
+    source.made = 80  # not sent yet: the next push will carry it
+    assert not widget.heard
     widget._answer(widget, {"kind": "hello"}, [])
+    assert widget.heard
+    message, _ = sent[-1]
+    assert message["replay"]
+    assert message["first"] == 0
+    assert told(sent) == in_source(source, 0, 50)
+    assert widget.push() == 30
+
+
+def test_a_replay_is_bounded(sent: Sent) -> None:
+    source = Counted(3 * REPLAY_EVENTS)
+    widget = Timeline(source)
+    while widget.push():
+        pass
+    widget.replay()
     message, buffers = sent[-1]
-    assert message["replace"]
-    assert len(decode(buffers[0], message["n"])["start"]) == 50
+    assert message["first"] + message["n"] == 3 * REPLAY_EVENTS
+    assert len(buffers[0]) <= REPLAY_EVENTS * EVENT_BYTES
 
 
-def test_a_finished_trace_can_be_shown(sent: list[Any]) -> None:
+def test_an_error_while_answering_is_shown_and_not_raised(sent: Sent) -> None:
+    source = Counted(10)
+    widget = Timeline(source)
+    source.snapshot = None  # type: ignore[assignment,method-assign]
+    widget._answer(widget, {"kind": "hello"}, [])
+    message, _ = sent[-1]
+    assert "TypeError" in message["text"]
+    assert "the run goes on" in message["text"]
+
+
+def test_other_messages_are_ignored(sent: Sent) -> None:
+    widget = Timeline(Counted(10))
+    for strange in (None, 3, [], {}, {"kind": "bye"}):
+        widget._answer(widget, strange, [])
+    assert not sent
+
+
+# ---- words, state, traces ------------------------------------------------------------
+
+
+def test_before_the_first_step_the_widget_says_that_it_waits(sent: Sent) -> None:
+    widget = Timeline(Counted(0))
+    widget.push()
+    assert sent[-1][0]["text"] == "running: waiting for the first step"
+
+
+def test_the_summary_names_step_loss_pace_and_bubble(sent: Sent) -> None:
+    widget = Timeline(Counted(1000))
+    widget.push()
+    text = sent[-1][0]["text"]
+    assert text.startswith("running, step 15 of ")
+    for part in ("loss ", "1,000 tokens/s", "bubble 50.0 %"):
+        assert part in text
+    assert widget.state == "running"
+
+
+def test_a_finished_trace_can_be_shown(sent: Sent) -> None:
     schedule = wb.Schedule.make("gpipe", num_ranks=2, num_microbatches=3)
     trace = wb.simulate(schedule, wb.CostModel.uniform())
     widget = Timeline(trace)
@@ -118,21 +238,36 @@ def test_a_finished_trace_can_be_shown(sent: list[Any]) -> None:
     message, _ = sent[-1]
     assert message["n"] == len(trace)
     assert message["state"] == "done"
-    assert json.loads(widget.options)["source"] == "simulated"
+    options = json.loads(widget.options)
+    assert options["source"] == "simulated"
+    assert not options["live"]
 
 
-def test_nothing_of_the_events_is_in_the_widget_s_state(sent: list[Any]) -> None:
-    widget = Timeline(Source(10_000))
+def test_of_a_huge_trace_the_last_events_are_shown_and_that_is_said(sent: Sent) -> None:
+    source = Counted(TRACE_EVENTS + 1000)
+    _, columns = source.snapshot(0)
+    blank = np.zeros(source.made, np.int64)
+    trace = wb.Trace(**columns, bytes=blank, live=blank)
+    Timeline(trace).replay()
+    message, _ = sent[-1]
+    assert message["n"] == TRACE_EVENTS
+    assert message["first"] == 1000
+    assert "the last 200,000 shown" in message["text"]
+
+
+def test_no_events_are_in_the_widget_s_state(sent: Sent) -> None:
+    widget = Timeline(Counted(5000))
+    empty = sum(len(str(v)) for v in Timeline(Counted(0)).get_state().values())
     widget.push()
-    assert len(widget.options) + len(widget.state) < 2000
+    state = sum(len(str(v)) for v in widget.get_state().values())
+    assert abs(state - empty) < 100
+    assert state < 60_000
 
 
-def test_frozen_html_has_no_script_and_is_small(
-    tmp_path: Path, make_job: Callable[..., wb.Job]
-) -> None:
-    run = wb.launch(make_job(steps=30), folder=tmp_path / "r").wait(60)
-    html = static_html(run)
-    assert "<svg" in html
-    assert "finished, step 30 of 30" in html
-    assert "<script" not in html
-    assert len(html) < 200_000
+def test_a_trace_s_view_has_html_beside_it_for_readers_without_a_kernel() -> None:
+    schedule = wb.Schedule.make("gpipe", num_ranks=2, num_microbatches=3)
+    widget = Timeline(wb.simulate(schedule, wb.CostModel.uniform()))
+    data, _ = widget._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert "<svg" in data["text/html"]
+    assert data["text/plain"] == "Timeline(waiting)"

@@ -1,10 +1,15 @@
-"""A trace as a self-contained page: data, renderer and summary in one file, no
-network."""
+"""A trace as a self-contained page: data, renderer and summary in one file, no network.
+
+Also the one place that reads the canvas renderer, which the live widget shares. Names
+are escaped, and the page's own policy lets it load nothing.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
+import re
+from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -15,15 +20,20 @@ from .trace import COLUMNS, Trace
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'">
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 14px/1.5 system-ui, sans-serif; margin: 1rem; }}
+body {{ font: 14px/1.5 system-ui, sans-serif; margin: 1rem; color: #222; background: #fff; }}
+@media (prefers-color-scheme: dark) {{ body {{ color: #ddd; background: #111; }} }}
+h1 {{ font-size: 1.4rem; overflow-wrap: anywhere; }} h2 {{ font-size: 1.1rem; }}
 table {{ border-collapse: collapse; }} th, td {{ padding: 2px 10px; text-align: right; }}
+tbody tr {{ border-top: 1px solid #8884; }} #report {{ overflow-x: auto; }}
 </style></head><body>
 <h1>{title}</h1>
-<div id="timeline"></div>
+<div id="timeline"><noscript>The timeline needs JavaScript.</noscript></div>
 <h2>Where the time goes</h2>
-{report}
+<div id="report">{report}</div>
 <script type="module">
 {script}
 showPage(document.getElementById("timeline"), {options}, "{data}", {count});
@@ -31,9 +41,17 @@ showPage(document.getElementById("timeline"), {options}, "{data}", {count});
 """
 
 
+#: Joined into one module, in this order: a page from a file may not import others.
+SCRIPTS = ("timeline_events.js", "timeline_draw.js", "timeline.js")
+_IMPORT = re.compile(r"^import\b[^;]*;\n", re.MULTILINE)
+
+
+@cache
 def renderer() -> str:
-    """The source of the canvas renderer."""
-    return files(__package__).joinpath("timeline.js").read_text(encoding="utf-8")
+    """The source of the canvas renderer: one ES module that imports nothing."""
+    folder = files(__package__)
+    texts = (folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+    return "\n".join(_IMPORT.sub("", text) for text in texts)
 
 
 def _json(value: object) -> str:

@@ -1,9 +1,11 @@
-"""The timeline widget: a canvas fed by binary messages. Drawing is in
-trace/timeline.js."""
+"""The timeline widget: a canvas fed by binary messages. It decides what is sent, and
+keeps every message bounded; watch.py decides when. Drawing is in trace/timeline.js."""
 
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import anywidget
@@ -15,12 +17,23 @@ from ..trace import COLUMNS, Trace
 from ..trace.encode import EVENT_BYTES, encode, view_options
 from ..trace.html import renderer
 
-#: Events told to a view that opens late; older ones are in the run's folder.
+#: Events sent at a time: 120 kB, so at 10 Hz about a megabyte a second.
+TICK_EVENTS = 5_000
+#: Events told to a view that opens late; older ones are in the run's folder. Whoever is
+#: this far behind skips to the newest events, and the view hatches what was skipped.
 REPLAY_EVENTS = 20_000
+#: Events of a finished trace that are shown: its last ones.
+TRACE_EVENTS = 200_000
 
 
 class Live(Protocol):
-    """What a timeline can show while it grows; a ``Run`` is one."""
+    """What a timeline can show while it grows; a ``Run`` is one.
+
+    ``snapshot(cursor)`` gives (new cursor, columns of the events from number ``cursor``
+    on), in the order in which they were recorded; cursors count events, so the first
+    column entry is event ``new cursor - length``, and a cursor past the end gives none.
+    Times are ns since the run began.
+    """
 
     @property
     def num_ranks(self) -> int: ...
@@ -28,16 +41,24 @@ class Live(Protocol):
     def title(self) -> str: ...
     @property
     def source_label(self) -> str: ...
+    @property
+    def state(self) -> str: ...
     def snapshot(self, cursor: int) -> tuple[int, dict[str, np.ndarray]]: ...
     def progress(self) -> dict[str, Any]: ...
+
+
+def _cut(
+    columns: Mapping[str, np.ndarray], first: int, last: int
+) -> dict[str, np.ndarray]:
+    return {name: column[first:last] for name, column in columns.items()}
 
 
 class Timeline(anywidget.AnyWidget):
     """The timeline of a finished ``Trace``, or of a ``Run`` while it goes on.
 
     Zoom with the wheel or W and S, pan by dragging or with A, D and the arrows, F
-    follows the newest events. Only what is new is sent, as one binary buffer, and
-    nothing is kept in the widget's state: a saved notebook stays small.
+    follows the newest events. Only what is new is sent, as one binary buffer of bounded
+    size, and no events are kept in the widget's state: a saved notebook stays small.
     """
 
     _esm = renderer()
@@ -46,87 +67,121 @@ class Timeline(anywidget.AnyWidget):
 
     def __init__(self, shown: Trace | Live) -> None:
         self._shown = shown
-        self._cursor = 0
+        self._cursor = 0  # events before this number have been sent, or skipped
+        self._skipped = 0
+        self._told: dict[str, str] = {}
+        # Held while sending too: what is sent first must also arrive first.
+        self._sending = threading.Lock()
+        self.heard = False  # a view has said that it listens
+        live = not isinstance(shown, Trace)
         if isinstance(shown, Trace):
             schedule = shown.metadata.get("schedule", "Timeline")
             about = (shown.num_ranks, str(schedule), shown.source, shown.unit)
-            kinds = set(shown.kind.tolist())
         else:
             about = (shown.num_ranks, shown.title, shown.source_label, "s")
-            kinds = set()
         ranks, title, source, unit = about
         options = view_options(
-            ranks=ranks, title=title, source=source, unit=unit, kinds=kinds
+            ranks=ranks, title=title, source=source, unit=unit, kinds=set()
         )
-        super().__init__(options=json.dumps(options))
+        super().__init__(options=json.dumps({**options, "live": live}))
         self.on_msg(self._answer)
 
     def _answer(self, _: Any, message: Any, buffers: Any) -> None:
-        """A view that has just opened is told the recent past."""
+        """A view that has just opened, or has missed something, is told the recent
+        past."""
         if isinstance(message, dict) and message.get("kind") == "hello":
-            self.replay()
+            self.heard = True
+            try:
+                self.replay()
+            except Exception as error:
+                self.show_error(error)
 
     def replay(self) -> None:
-        """Sends the recent past anew; views forget what they had."""
-        shown = self._shown
-        if isinstance(shown, Trace):
-            columns = {name: getattr(shown, name) for name in COLUMNS}
-            text = f"makespan {shown.makespan:.6g} {shown.unit}, {len(shown)} events"
-            self._tell(columns, shown.tick, replace=True, text=text, state="done")
-            return
-        _, columns = shown.snapshot(max(0, self._cursor - REPLAY_EVENTS))
-        self._tell(columns, 1e-9, replace=True, **summary(shown.progress()))
+        """Sends the recent past anew; views that have it already ignore it."""
+        with self._sending:
+            if isinstance(self._shown, Trace):
+                self._send_trace(self._shown)
+                return
+            begin = max(0, self._cursor - REPLAY_EVENTS)
+            cursor, columns = self._shown.snapshot(begin)
+            first = cursor - len(columns["start"])
+            columns = _cut(columns, 0, max(0, self._cursor - first))
+            told = summary(self._shown.progress(), self._shown.state)
+            self._tell(columns, 1e-9, first, told, replay=True)
+
+    def _send_trace(self, trace: Trace) -> None:
+        text = f"makespan {trace.makespan:.6g} {trace.unit}, {len(trace)} events"
+        columns = {name: getattr(trace, name) for name in COLUMNS}
+        first = 0
+        if len(trace) > TRACE_EVENTS:
+            text += f", the last {TRACE_EVENTS:,} shown"
+            order = np.argsort(trace.start, kind="stable")[-TRACE_EVENTS:]
+            columns = {name: column[order] for name, column in columns.items()}
+            first = len(trace) - TRACE_EVENTS
+        told = {"text": text, "state": "done"}
+        self._tell(columns, trace.tick, first, told, replay=True)
 
     def push(self) -> int:
-        """Sends what is new since the last push; returns the number of events sent."""
-        assert not isinstance(self._shown, Trace)
-        self._cursor, columns = self._shown.snapshot(self._cursor)
-        count = len(columns["start"])
-        # Far behind: what is skipped is in the trace, and the view says that it was
-        # skipped.
-        skipped = count > REPLAY_EVENTS
-        if skipped:
-            columns = {name: c[-REPLAY_EVENTS:] for name, c in columns.items()}
-        told = summary(self._shown.progress())
-        if skipped:
-            told["text"] += f", {count - REPLAY_EVENTS} events not shown live"
-        self._tell(columns, 1e-9, replace=skipped, **told)
-        return min(count, REPLAY_EVENTS)
+        """Sends what is new since the last push, up to ``TICK_EVENTS``; returns the
+        number of events sent. Sends nothing when nothing has changed."""
+        shown = self._shown
+        assert not isinstance(shown, Trace)
+        with self._sending:
+            cursor, columns = shown.snapshot(self._cursor)
+            count = len(columns["start"])
+            begin = count - TICK_EVENTS if count > REPLAY_EVENTS else 0
+            first = cursor - count + begin
+            columns = _cut(columns, begin, begin + TICK_EVENTS)
+            # Far behind, or forgotten by the run: in its trace or lost, but not here.
+            skipped = first - self._cursor
+            self._skipped += skipped
+            told = summary(shown.progress(), shown.state)
+            if self._skipped:
+                told["text"] += f", {self._skipped:,} events not shown live"
+            count = len(columns["start"])
+            self._cursor = first + count
+            if count or told != self._told:
+                self._tell(columns, 1e-9, first, told, skipped=skipped)
+            return count
+
+    def show_error(self, error: Exception) -> None:
+        """Says in the widget that watching went wrong; the run knows nothing of it."""
+        text = f"watching ended: {type(error).__name__}: {error}; the run goes on"
+        self.send({"kind": "status", "text": text})
 
     def _tell(
         self,
-        columns: dict[str, np.ndarray],
+        columns: Mapping[str, np.ndarray],
         tick: float,
-        *,
-        replace: bool,
-        text: str,
-        state: str,
+        first: int,
+        told: dict[str, str],
+        **more: Any,
     ) -> None:
         count = len(columns["start"])
         buffer = encode(columns, tick)
         assert len(buffer) == count * EVENT_BYTES
-        message = {
-            "kind": "events",
-            "n": count,
-            "replace": replace,
-            "text": text,
-            "state": state,
-        }
+        message = {"kind": "events", "first": first, "n": count, **told, **more}
         self.send(message, [buffer])
-        if self.state != state:
-            self.state = state
+        self._told = told
+        if self.state != told["state"]:
+            self.state = told["state"]
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """The view, and beside it HTML for whoever has no kernel to ask."""
+        from .freeze import static_html
+
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is not None and isinstance(self._shown, Trace):
+            bundle[0]["text/html"] = static_html(self._shown)
+        return bundle
 
     def __repr__(self) -> str:
         return f"Timeline({self.state})"
 
 
-def summary(now: dict[str, Any]) -> dict[str, str]:
+def summary(now: Mapping[str, Any], state: str) -> dict[str, str]:
     """A run's progress as the line under the timeline, and its state."""
     if not now["step"]:
-        return {
-            "text": f"{now['state']}: waiting for the first step",
-            "state": now["state"],
-        }
-    begin = f"{now['state']}, step {now['step']} of {now['steps']}"
-    text = ", ".join([begin, *progress_words(now)])
-    return {"text": text, "state": now["state"]}
+        return {"text": f"{state}: waiting for the first step", "state": state}
+    begin = f"{state}, step {now['step']} of {now['steps']}"
+    return {"text": ", ".join([begin, *progress_words(dict(now))]), "state": state}
