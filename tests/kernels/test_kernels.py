@@ -11,6 +11,7 @@ from cython_kernels import _kernels, reference
 
 from .cases import CASES, OTHERS, Case
 
+STUB = Path(__file__).parents[2] / "cython_kernels" / "_kernels.pyi"
 KERNELS = [name for name in _kernels.kernel_names() if name not in OTHERS]
 
 
@@ -53,7 +54,7 @@ def check(name: str, case: Case, arguments: dict, **keywords: object) -> None:
 
 
 def test_every_kernel_has_a_wrapper_a_twin_a_type_and_a_case() -> None:
-    stub = ast.parse(Path(_kernels.__file__).with_name("_kernels.pyi").read_text())
+    stub = ast.parse(STUB.read_text())
     typed = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
     assert set(CASES) | OTHERS == set(_kernels.kernel_names())
     for name in _kernels.kernel_names():

@@ -176,7 +176,7 @@ def send_ends(trace: Trace) -> Ints:
         keys = keys.reshape(-1)
         sent_keys, got_keys = keys[: sent.shape[1]], keys[sent.shape[1] :]
         end_of = np.full(keys.max() + 1, np.iinfo(np.int64).max)
-        end_of[sent_keys] = trace.end[there]
+        np.minimum.at(end_of, sent_keys, trace.end[there])
         ends = end_of[got_keys]
         own = trace.end[here]
         found[here] = np.where(ends == np.iinfo(np.int64).max, own, ends)
