@@ -88,7 +88,7 @@ def _numbers(values: Any, label: str, least: int | None = None) -> tuple[int, ..
     return tuple(whole(v, f"{label}[{i}]", least) for i, v in enumerate(values))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Schedule:
     """Which rank does what to which microbatch, in what order.
 
@@ -105,36 +105,52 @@ class Schedule:
     name: str
     ranks: tuple[Row, ...] = field(repr=False)
     stage_to_rank: tuple[int, ...]
-    num_stages: int = 0
-    num_microbatches: int = 0
-    num_slices: int = 1
-    copy_of: tuple[int, ...] | None = None
-    route: tuple[int, ...] | None = None
+    num_stages: int
+    num_microbatches: int
+    num_slices: int
+    copy_of: tuple[int, ...] | None
+    route: tuple[int, ...] | None
 
-    def __post_init__(self) -> None:
-        def put(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
-        if isinstance(self.ranks, str) or not isinstance(self.ranks, Iterable):
-            raise ValueError(f"ranks must be a list of rows, got {self.ranks!r}")
-        put("ranks", tuple(_row(row, rank) for rank, row in enumerate(self.ranks)))
+    def __init__(
+        self,
+        name: str,
+        ranks: Iterable[Iterable[Action | Overlap | str]],
+        stage_to_rank: Iterable[int],
+        num_stages: int = 0,
+        num_microbatches: int = 0,
+        num_slices: int = 1,
+        copy_of: Iterable[int] | None = None,
+        route: Iterable[int] | None = None,
+    ) -> None:
+        if isinstance(ranks, str) or not isinstance(ranks, Iterable):
+            raise ValueError(f"ranks must be a list of rows, got {ranks!r}")
+        rows = tuple(_row(row, rank) for rank, row in enumerate(ranks))
         # Whether these ranks exist is a rule of check, which draws the grid.
-        put("stage_to_rank", _numbers(self.stage_to_rank, "stage_to_rank"))
-        for name, least in (("stages", 0), ("microbatches", 0), ("slices", 1)):
-            name = f"num_{name}"
-            put(name, whole(getattr(self, name), name, least))
-        put("num_stages", self.num_stages or len(self.stage_to_rank))
-        if not self.num_microbatches:
-            highest = max((a.microbatch for _, _, a in self.walk()), default=-1)
-            put("num_microbatches", highest + 1)
-        if len(self.stage_to_rank) != self.num_stages:
+        placed = _numbers(stage_to_rank, "stage_to_rank")
+        stages = whole(num_stages, "num_stages", 0) or len(placed)
+        if len(placed) != stages:
             raise ValueError(
-                f"stage_to_rank places {len(self.stage_to_rank)} stages, but num_stages "
-                f"is {self.num_stages}"
+                f"stage_to_rank places {len(placed)} stages, but num_stages is {stages}"
             )
-        if self.copy_of is not None or self.route is not None:
-            put("copy_of", _numbers(self.copy_of or (), "copy_of", 0))
-            put("route", _numbers(self.route or (), "route", 0))
+        microbatches = whole(num_microbatches, "num_microbatches", 0)
+        if not microbatches:
+            actions = (
+                action for row in rows for item in row for action in halves(item)
+            )
+            microbatches = 1 + max((a.microbatch for a in actions), default=-1)
+        values = {
+            "name": name,
+            "ranks": rows,
+            "stage_to_rank": placed,
+            "num_stages": stages,
+            "num_microbatches": microbatches,
+            "num_slices": whole(num_slices, "num_slices", 1),
+            "copy_of": None if copy_of is None else _numbers(copy_of, "copy_of", 0),
+            "route": None if route is None else _numbers(route, "route", 0),
+        }
+        for label, value in values.items():
+            object.__setattr__(self, label, value)
+        if copy_of is not None or route is not None:
             self._validate_copies(self.copy_of or (), self.route or ())
 
     def _validate_copies(self, copy_of: Sequence[int], route: Sequence[int]) -> None:
