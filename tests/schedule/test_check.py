@@ -174,6 +174,13 @@ def test_a_deadlock_is_told_as_a_circle_of_waits() -> None:
     assert text.count(MARK) == 1
 
 
+@pytest.mark.parametrize("capacity", [0, 1, 7])
+def test_a_deadlock_that_no_room_would_cure_says_so(capacity: int) -> None:
+    schedule = rows("0F0 0B0 0F1 0B1", "1F0 1F1 1B0 1B1")
+    with pytest.raises(ScheduleError, match="deadlock with channels without limit"):
+        schedule.check(channel_capacity=capacity)
+
+
 def test_memory_limit_marks_the_first_forward_too_many() -> None:
     with pytest.raises(ScheduleError) as caught:
         gpipe(2, 3).check(memory_limit=2)
