@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,16 +22,34 @@ def one_f_one_b(p: int, m: int) -> Schedule:
     return Schedule.make("1f1b", num_ranks=p, num_microbatches=m)
 
 
-def rows(*texts: str, **fields: Any) -> Schedule:
+def rows(
+    *texts: str,
+    stage_to_rank: Iterable[int] | None = None,
+    num_microbatches: int = 2,
+    num_slices: int = 1,
+) -> Schedule:
     """A schedule of two microbatches from rows of texts, stage r on rank r."""
-    fields = {"num_microbatches": 2, "stage_to_rank": range(len(texts))} | fields
-    return Schedule("broken", [text.split() for text in texts], **fields)
+    placed = range(len(texts)) if stage_to_rank is None else stage_to_rank
+    table = [text.split() for text in texts]
+    return Schedule(
+        "broken",
+        table,
+        placed,
+        num_microbatches=num_microbatches,
+        num_slices=num_slices,
+    )
 
 
-ONE_SLICED = {"stage_to_rank": (0,), "num_slices": 2, "num_microbatches": 1}
+ONE_SLICED: dict[str, Any] = {
+    "stage_to_rank": (0,),
+    "num_slices": 2,
+    "num_microbatches": 1,
+}
 GOOD = "1F0 1F1 1B0 1B1"
-BROKEN: dict[str, tuple[Schedule, str, tuple[int, int, str] | None]] = {
-    "no forward": (rows("0F0 0B0 0B1", GOOD), "completeness", None),
+BROKEN: dict[str, tuple[Schedule, str, tuple[int, int | None, str] | None]] = {
+    "no forward": (rows("0F0 0B0 0B1", GOOD), "completeness", (0, None, "0F1")),
+    "nothing": (rows("", ""), "completeness", (0, None, "0F0")),
+    "no stages": (rows("", "", stage_to_rank=()), "completeness", None),
     "no backward": (rows("0F0 0F1 0B0", GOOD), "completeness", (0, 1, "0F1")),
     "no weight gradient": (
         rows("0F0 0F1 0I0 0B1", GOOD),
@@ -107,11 +127,15 @@ def test_a_broken_rule_is_named_placed_and_drawn(name: str) -> None:
     assert (error.rank, error.step) == (rank, step)
     if rule != "matched communication":
         assert str(error.action) == action
-        assert f"rank {rank}, step {step}, {action}: " in text
+        at = f"rank {rank}, " if step is None else f"rank {rank}, step {step}, "
+        assert f"{at}{action}: " in text
     marked = [line for line in grid.splitlines() if MARK in line]
     assert len(marked) == 1
     assert marked[0].startswith(f"rank {rank} ")
-    assert f"{action}" in marked[0]
+    if step is None:
+        assert grid.count("*") == 0
+        return
+    assert f"{action}*" in marked[0]
     assert grid.count("*") == 1
 
 
@@ -121,7 +145,7 @@ def test_a_repeated_action_names_its_first_place() -> None:
 
 
 def test_a_missing_forward_is_named() -> None:
-    with pytest.raises(ScheduleError, match="0F1 is missing"):
+    with pytest.raises(ScheduleError, match="rank 0, 0F1: it is missing"):
         BROKEN["no forward"][0].check()
 
 
@@ -148,6 +172,13 @@ def test_a_deadlock_is_told_as_a_circle_of_waits() -> None:
     assert "rank 1 waits at step 2 (1RECV_F1)" in text
     assert "they wait in a circle" in text
     assert text.count(MARK) == 1
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 7])
+def test_a_deadlock_that_no_room_would_cure_says_so(capacity: int) -> None:
+    schedule = rows("0F0 0B0 0F1 0B1", "1F0 1F1 1B0 1B1")
+    with pytest.raises(ScheduleError, match="deadlock with channels without limit"):
+        schedule.check(channel_capacity=capacity)
 
 
 def test_memory_limit_marks_the_first_forward_too_many() -> None:
@@ -180,7 +211,9 @@ def test_1f1b_deadlocks_under_rendezvous_and_runs_with_room_for_one(
     with pytest.raises(ScheduleError, match="channel capacity 0") as caught:
         schedule.check(channel_capacity=0)
     assert caught.value.rule == "no deadlock"
-    assert "for room: for rank" in str(caught.value)
+    last, before = f"rank {p - 1}", f"rank {p - 2}"
+    assert f"until {last} comes to its {p - 1}RECV_F1" in str(caught.value)
+    assert f"until {before} comes to its {p - 2}RECV_B0" in str(caught.value)
     schedule.check(channel_capacity=1)
     assert schedule.minimum_channel_capacity() == 1
 
@@ -227,11 +260,6 @@ def test_no_capacity_helps_a_schedule_that_deadlocks_anyway() -> None:
         schedule.minimum_channel_capacity()
 
 
-def test_a_negative_capacity_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be negative"):
-        gpipe().check(channel_capacity=-1)
-
-
 def both_ways() -> Schedule:
     """Two copies of two stages; microbatch 1 passes the ranks in reverse."""
     return Schedule(
@@ -252,7 +280,8 @@ def test_microbatches_pass_the_copy_on_their_route() -> None:
 
 def test_an_action_off_its_microbatchs_route_is_named() -> None:
     schedule = both_ways()
-    stray = replace(schedule, ranks=(schedule.ranks[0] + ("0F1",), schedule.ranks[1]))
+    row = (*schedule.ranks[0], Action.parse("0F1"))
+    stray = replace(schedule, ranks=(row, schedule.ranks[1]))
     with pytest.raises(ScheduleError, match="does not pass stage 0") as caught:
         stray.check()
     assert caught.value.action == Action.parse("0F1")
@@ -260,7 +289,63 @@ def test_an_action_off_its_microbatchs_route_is_named() -> None:
 
 def test_a_long_grid_is_cut_around_the_mark() -> None:
     schedule = gpipe(2, 40)
-    row = (*schedule.ranks[0][:-1], "0B3")
-    with pytest.raises(ScheduleError, match=r"\(columns \d+ to \d+\)") as caught:
+    row = (*schedule.ranks[0][:-1], Action.parse("0B3"))
+    with pytest.raises(ScheduleError, match=r"\(columns 95 to 122 of 123\)") as caught:
         replace(schedule, ranks=(row, schedule.ranks[1])).check()
     assert "0B3*" in str(caught.value)
+
+
+def test_a_grid_of_many_ranks_is_cut_around_the_mark() -> None:
+    schedule = one_f_one_b(30, 2)
+    cut = (*schedule.ranks[:20], schedule.ranks[20][:-1], *schedule.ranks[21:])
+    with pytest.raises(ScheduleError, match=r"\(ranks 14 to 25 of 30\)") as caught:
+        replace(schedule, ranks=cut).check()
+    marked = [line for line in str(caught.value).splitlines() if MARK in line]
+    assert [line.split()[1] for line in marked] == ["20"]
+
+
+def test_an_error_survives_the_way_to_another_process() -> None:
+    with pytest.raises(ScheduleError) as caught:
+        rows("0F0 0F0", GOOD).check()
+    error = caught.value
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is ScheduleError
+    assert str(copied) == str(error)
+    for name in ("rule", "rank", "step", "action"):
+        assert getattr(copied, name) == getattr(error, name)
+
+
+def test_each_waits_for_the_next_in_a_circle_of_many_ranks() -> None:
+    # Three ranks in a ring: stages 0 1 2 3 4 5 on ranks 0 1 2 0 1 2, and every rank
+    # wants to do its second stage first.
+    table = ["3F0 0F0 0B0 3B0", "4F0 1F0 1B0 4B0", "5F0 2F0 2B0 5B0"]
+    schedule = rows(*table, stage_to_rank=(0, 1, 2, 0, 1, 2), num_microbatches=1)
+    with pytest.raises(ScheduleError) as caught:
+        schedule.check()
+    text = str(caught.value)
+    for rank, stage in enumerate((3, 4, 5)):
+        before = (rank - 1) % 3
+        wait = f"rank {rank} waits at step 0 ({stage}RECV_F0)"
+        assert f"{wait} for rank {before}'s {stage - 1}SEND_F0" in text
+    assert text.count("waits at") == 3
+    assert (caught.value.rank, caught.value.step) == (0, 0)
+
+
+def test_a_send_without_room_names_the_receive_that_would_make_room() -> None:
+    # Rank 1 takes its second microbatch only after the backward that rank 0 does last.
+    schedule = ahead(warm=4)
+    with pytest.raises(ScheduleError, match="channel capacity 1") as caught:
+        schedule.check(channel_capacity=1)
+    assert "(0SEND_F3) for room, until rank 1's 1RECV_F2" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "1", True])
+def test_a_capacity_that_is_no_count_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="channel_capacity must be a whole number"):
+        gpipe().check(channel_capacity=value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "1", True])
+def test_a_memory_limit_that_is_no_count_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="memory_limit must be a whole number"):
+        gpipe().check(memory_limit=value)

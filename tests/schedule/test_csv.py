@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from workbench.schedule import SCHEDULES, Schedule
+from workbench.schedule import SCHEDULES, Action, Schedule, parse
 
 SPLIT = "0F0,0I0,0W0\n1F0,1I0,1W0\n"
 OVERLAP = "0F0,(0F1;0B0)OVERLAP_F_B,0B1\n1F0,1B0,1F1,1B1\n"
@@ -52,22 +52,36 @@ def test_placement_is_read_off_the_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "hint"),
+    ("cell", "near"),
     [
-        ("1f0", "did you mean 1F0?"),
-        ("1F0x", "did you mean 1F0?"),
-        ("1F0 1F1", "did you mean 1F0?"),
-        ("1 F 0", "did you mean 1F0?"),
-        ("F0", ""),
-        ("01F0", "did you mean"),
+        ("1f0", "1F0"),
+        ("1F0x", "1F0"),
+        ("1F0 1F1", "1F0"),
+        ("1 F 0", "1F0"),
+        ("01F0", "1F0"),
+        ("1F00", "1F0"),
+        ("1FO", "1F0"),
+        ("1F0.0", "1F0"),
+        ("(1F1;1B0)", "(1F1;1B0)OVERLAP_F_B"),
+        ("(1F1; 1B0)OVERLAP_F_B", "(1F1;1B0)OVERLAP_F_B"),
+        ("F0", None),
+        ("1X0", None),
+        ("1F", None),
+        ("(1F1", None),
     ],
 )
-def test_a_wrong_cell_is_named_with_place_and_hint(cell: str, hint: str) -> None:
-    place = re.escape(f"line 2 (rank 1), column 3: {cell!r} is no action")
+def test_a_wrong_cell_is_named_with_place_and_nearest(
+    cell: str, near: str | None
+) -> None:
+    place = re.escape(f"line 2 (rank 1), column 3: {cell!r} is no action; ")
     with pytest.raises(ValueError, match=place) as caught:
         Schedule.from_csv(f"0F0,0B0\n,,{cell},1B0\n")
-    assert hint in str(caught.value)
-    assert bool(hint) == ("did you mean" in str(caught.value))
+    hint = re.search(r"did you mean (.*)\?$", str(caught.value))
+    assert (hint[1] if hint else None) == near
+    if near is None:
+        assert re.search(r"as in 2F0$|\(0F1;1B0\)OVERLAP_F_B", str(caught.value))
+    else:
+        assert str(parse(near)) == near
 
 
 def test_a_repeated_action_names_both_places() -> None:
@@ -75,9 +89,29 @@ def test_a_repeated_action_names_both_places() -> None:
         Schedule.from_csv("0F0,0B0\n1F0,0F0\n")
 
 
-def test_the_spelling_of_2024_is_named_with_its_replacement() -> None:
-    with pytest.raises(ValueError, match=r"line 1 .*column 2.*2024.*write 0B0"):
-        Schedule.from_csv("0F0,0BW0\n")
+@pytest.mark.parametrize(
+    "cell", ["0BW0", "(0F1;0BW0)OVERLAP_F_B", "(0BW0;0F1)OVERLAP_F_B"]
+)
+def test_the_spelling_of_2024_is_named_with_its_replacement(cell: str) -> None:
+    told = r"line 1 .*column 2.*2024.*write 0B0 for 0BW0, and 0I0 for that file's 0B0"
+    with pytest.raises(ValueError, match=told):
+        Schedule.from_csv(f"0F0,{cell}\n")
+
+
+@pytest.mark.parametrize("cell", ["0R0", "0F0.1", "(0F1;0B0.1)OVERLAP_F_B"])
+def test_what_pytorch_lacks_is_not_read(cell: str) -> None:
+    with pytest.raises(ValueError, match="line 1 .*column 2.*PyTorch's format has no"):
+        Schedule.from_csv(f"0F0,{cell}\n")
+
+
+def test_a_single_cell_is_text() -> None:
+    assert Schedule.from_csv("0F0").ranks == Schedule.from_csv("0F0\n").ranks
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_text_is_told_from_a_missing_file(text: str) -> None:
+    with pytest.raises(ValueError, match="the CSV is empty"):
+        Schedule.from_csv(text)
 
 
 def test_communication_is_refused() -> None:
@@ -116,6 +150,8 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 @example("x" * 5000)
 @example("x\0")
 @example("0F0," + "x" * 200_000)
+@example("0F0.1,0F0\n")
+@example("\0")
 def test_any_text_is_read_or_refused_with_a_value_error(text: str) -> None:
     try:
         schedule = Schedule.from_csv(text)
@@ -151,7 +187,7 @@ def test_pytorch_reads_every_cell_as_it_was_meant(source: str) -> None:
     for cell, item in zip(cells, items, strict=True):
         read = schedules._Action.from_str(cell)
         assert str(read) == cell
-        if not cell.startswith("("):
+        if isinstance(item, Action):
             assert (read.stage_index, read.microbatch_index) == (
                 item.stage,
                 item.microbatch,

@@ -45,10 +45,15 @@ def test_single_holds_one_microbatch_of_one_stage() -> None:
     assert make("single", 1, 9).in_flight(0) == 1
 
 
-@pytest.mark.parametrize("name", ["gpipe", "1f1b"])
-def test_the_grid_is_the_one_drawn_by_hand(name: str) -> None:
-    drawn = (GOLDEN / f"{name}_3_4.txt").read_text(encoding="utf-8")
-    assert f"{make(name, 3, 4)}\n" == drawn
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.txt")), ids=lambda p: p.stem)
+def test_the_grid_is_the_one_drawn_by_hand(path: Path) -> None:
+    name, p, m = path.stem.split("_")
+    drawn = path.read_text(encoding="utf-8")
+    assert f"{make(name, int(p), int(m))}\n" == drawn
+
+
+def test_every_generator_has_a_grid_drawn_by_hand() -> None:
+    assert {path.stem.split("_")[0] for path in GOLDEN.glob("*.txt")} == set(SCHEDULES)
 
 
 @pytest.mark.parametrize(

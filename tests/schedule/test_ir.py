@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -153,3 +156,80 @@ def test_rows_may_be_texts_or_actions() -> None:
 def test_a_placement_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="2 stages, but num_stages is 3"):
         Schedule("t", [["0F0"], []], [0, 1], num_stages=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"ranks": "0F0"}, "ranks must be a list of rows"),
+        ({"ranks": ["0F0 0B0"]}, r"rank 0's row is '0F0 0B0'.*split\(\)"),
+        ({"ranks": [Action(0, Kind.F, 0)]}, "rank 0's row is '0F0'"),
+        ({"ranks": [[3]]}, "3 is neither an action nor its text"),
+        ({"ranks": [[None]]}, "None is neither"),
+        ({"stage_to_rank": 0}, "stage_to_rank must be a list"),
+        ({"stage_to_rank": ["a"]}, r"stage_to_rank\[0\].*'a'"),
+        ({"stage_to_rank": [0.5]}, r"stage_to_rank\[0\].*0.5"),
+        ({"num_microbatches": -1}, "num_microbatches .*-1"),
+        ({"num_microbatches": 1.5}, "num_microbatches .*1.5"),
+        ({"num_slices": 0}, "num_slices .*at least 1, got 0"),
+        ({"num_stages": -1}, "num_stages .*-1"),
+    ],
+)
+def test_a_schedule_of_no_form_is_refused(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Schedule(
+            **{
+                "name": "t",
+                "ranks": [["0F0", "0B0"]],
+                "stage_to_rank": [0],
+                **fields,
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    ("copy_of", "route", "told"),
+    [
+        ((0,), (0, 1), "copy_of is"),
+        ((0, 1, 0), (0, 1), "copy_of is"),
+        ((0, 1, 1, 0), (0, 1), "copy_of is"),
+        ((1, 0, 1, 0), (0, 1), "copy_of is"),
+        (None, (0, 1), "copy_of is"),
+        ((0, 1, 0, 1), None, "route is"),
+        ((0, 1, 0, 1), (0,), "route is"),
+        ((0, 1, 0, 1), (0, 2), "route is"),
+        ((0, 1, 0, 1), (0, -1), r"route\[1\]"),
+    ],
+)
+def test_copies_and_routes_of_no_form_are_refused(
+    copy_of: tuple[int, ...] | None, route: tuple[int, ...] | None, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        Schedule("t", [[]], (0,) * 4, num_microbatches=2, copy_of=copy_of, route=route)
+
+
+def test_a_microbatch_passes_the_chain_of_its_copy() -> None:
+    three = Schedule(
+        "t", [[]], (0,) * 6, num_microbatches=3, copy_of=(0, 1) * 3, route=(2, 0, 1)
+    )
+    assert [list(three.chain(k)) for k in range(3)] == [[4, 5], [0, 1], [2, 3]]
+    assert [three.stage_before(s) for s in range(6)] == [-1, 0, -1, 2, -1, 4]
+    assert [three.stage_after(s) for s in range(6)] == [1, -1, 3, -1, 5, -1]
+
+
+def test_kinds_given_as_texts_become_kinds() -> None:
+    row: list[Any] = [Action(0, "F", 0), Action(0, "B", 0)]  # type: ignore[arg-type]
+    schedule = Schedule("t", [row], (0,)).check()
+    assert all(type(a.kind) is Kind for _, _, a in schedule.walk())
+
+
+def test_a_schedule_is_a_value() -> None:
+    schedule = Schedule.make("1f1b", num_ranks=3, num_microbatches=4).check()
+    copied = pickle.loads(pickle.dumps(schedule))
+    assert copied == schedule
+    assert hash(copied) == hash(schedule)
+    assert replace(schedule) == schedule
+    assert replace(schedule, name="other") != schedule
+    with pytest.raises(FrozenInstanceError):
+        schedule.name = "other"  # type: ignore[misc]
+    assert "0x" not in repr(schedule)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.schedule import Program, Schedule, lower, lower_forward
+from workbench.schedule import (
+    Program,
+    Schedule,
+    ScheduleError,
+    lower,
+    lower_forward,
+)
 
 
-def schedule(rows: list[str], placed: tuple[int, ...], **fields: int) -> Schedule:
-    return Schedule("small", [row.split() for row in rows], placed, **fields)
+def schedule(rows: list[str], placed: tuple[int, ...], num_slices: int = 1) -> Schedule:
+    texts = [row.split() for row in rows]
+    return Schedule("small", texts, placed, num_slices=num_slices)
 
 
 def texts(programs: tuple[Program, ...]) -> list[str]:
@@ -110,6 +117,33 @@ def test_an_evaluation_keeps_the_forwards_in_their_order() -> None:
 def test_an_evaluation_takes_overlaps_apart() -> None:
     given = CASES["overlap"][0]
     assert texts(lower_forward(given))[0] == "0F0 0SEND_F0 0F1 0SEND_F1"
+
+
+def test_lowering_a_schedule_of_stages_that_are_not_there_names_the_place() -> None:
+    given = schedule(["0F0 0B0", "1F0 1B0 5F0"], (0, 1))
+    with pytest.raises(ScheduleError, match="there is no stage 5") as caught:
+        lower(given)
+    assert (caught.value.rank, caught.value.step) == (1, 2)
+
+
+def test_what_crosses_ranks_is_what_dependencies_say() -> None:
+    # A V of four stages on two ranks: the turn from stage 1 to stage 2 is on one rank.
+    rows = ["0F0 3F0 3I0 0I0 3W0 0W0", "1F0 2F0 2I0 1I0 2W0 1W0"]
+    given = schedule(rows, (0, 1, 1, 0))
+    home = given.stage_to_rank
+    crossing = sum(
+        home[need.stage] != home[action.stage]
+        for _, _, action in given.walk()
+        for need in given.dependencies(action)
+    )
+    steps = [str(s) for p in lower(given, optimizer=False) for s in p.steps]
+    assert sum("SEND" in s for s in steps) == crossing == 4
+    assert sorted(s for s in steps if "SEND" in s) == [
+        "0SEND_F0",
+        "1SEND_B0",
+        "2SEND_F0",
+        "3SEND_B0",
+    ]
 
 
 def test_a_program_tells_its_rank_and_steps() -> None:

@@ -6,9 +6,10 @@ queues and looks, before every action, whether the tensors it reads are on its r
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -154,7 +155,8 @@ class Executor:
             if self.capacity == 0:
                 peer = self.ops[self.home(subject[1])]
                 ready = bool(peer) and peer[0][0] == "receive"
-                if not ready or peer[0][1][:2] != subject[:2] or queue:
+                wanted = peer[0][1] if ready else None
+                if not isinstance(wanted, tuple) or wanted[:2] != subject[:2] or queue:
                     return False
             elif self.capacity is not None and len(queue) >= self.capacity:
                 return False
@@ -218,34 +220,33 @@ def one_f_one_b(p: int, m: int) -> Schedule:
     return Schedule.make("1f1b", num_ranks=p, num_microbatches=m)
 
 
+def with_rows(
+    schedule: Schedule, rows: Iterable[Sequence[Action | Overlap]]
+) -> Schedule:
+    return replace(schedule, ranks=tuple(tuple(row) for row in rows))
+
+
+def each_full_backward(
+    schedule: Schedule, becomes: Callable[[Action], list[Action]]
+) -> Schedule:
+    def changed(item: Action | Overlap) -> Sequence[Action | Overlap]:
+        full = isinstance(item, Action) and item.kind is Kind.B
+        return becomes(item) if full and isinstance(item, Action) else [item]
+
+    rows = [[x for item in row for x in changed(item)] for row in schedule.ranks]
+    return with_rows(schedule, rows)
+
+
 def split(schedule: Schedule) -> Schedule:
     """Every B as an I and a W behind it."""
-    rows = [
-        [
-            x
-            for a in row
-            for x in (
-                (a._replace(kind=Kind.I), a._replace(kind=Kind.W))
-                if a.kind is Kind.B
-                else (a,)
-            )
-        ]
-        for row in schedule.ranks
-    ]
-    return replace(schedule, ranks=rows)
+    return each_full_backward(
+        schedule, lambda a: [a._replace(kind=Kind.I), a._replace(kind=Kind.W)]
+    )
 
 
 def recomputed(schedule: Schedule) -> Schedule:
     """An R before every B."""
-    rows = [
-        [
-            x
-            for a in row
-            for x in ((a._replace(kind=Kind.R), a) if a.kind is Kind.B else (a,))
-        ]
-        for row in schedule.ranks
-    ]
-    return replace(schedule, ranks=rows)
+    return each_full_backward(schedule, lambda a: [a._replace(kind=Kind.R), a])
 
 
 def breadth_first(placed: tuple[int, ...], m: int, slices: int = 1) -> Schedule:
@@ -337,7 +338,7 @@ def mutant(base: Schedule, rng: random.Random) -> Schedule:
         rank = rng.randrange(len(rows))
         if rows[rank]:
             rng.choice(DAMAGE)(rows, rank, rng.randrange(len(rows[rank])), rng)
-    return replace(base, ranks=rows)
+    return with_rows(base, rows)
 
 
 def accepts(schedule: Schedule, capacity: int | None) -> ScheduleError | None:
@@ -376,3 +377,27 @@ def test_check_accepts_exactly_what_the_executor_finishes(name: str) -> None:
 
 def test_there_are_two_thousand_mutants() -> None:
     assert PER_BASE * len(BASES) >= 2000
+
+
+# ---- every order ---------------------------------------------------------------------
+
+
+def every_order(kinds: str) -> Iterator[Schedule]:
+    """All orders of two microbatches on two ranks, right and wrong."""
+    rows = [[Action(r, Kind(x), k) for x in kinds for k in (0, 1)] for r in (0, 1)]
+    base = Schedule("two by two", rows, (0, 1))
+    for first in itertools.permutations(rows[0]):
+        for second in itertools.permutations(rows[1]):
+            yield with_rows(base, (first, second))
+
+
+def test_check_is_right_about_every_order_of_two_by_two() -> None:
+    verdicts: Counter[int | None] = Counter()
+    for schedule in every_order("FB"):
+        for capacity in (0, 1, 2, None):
+            error, failed = accepts(schedule, capacity), failure(schedule, capacity)
+            told = [" ".join(map(str, row)) for row in schedule.ranks]
+            assert (error is None) == (failed is None), (told, capacity)
+            verdicts[capacity] += error is None
+    # More room never hurts; with two microbatches room for two is room for all.
+    assert 0 < verdicts[0] < verdicts[1] <= verdicts[2] == verdicts[None]

@@ -1,21 +1,20 @@
 """The order of a pipeline step as data: written, checked, lowered, drawn. Standard
 library only."""
 
-from .catalogue import SCHEDULES
-from .graph import BARRIER, CAPACITY, DATA, Graph, graph
-from .ir import (
+from .actions import (
     COMPUTE,
     KIND_CODE,
     KINDS,
     Action,
     Kind,
     Overlap,
-    Program,
-    Schedule,
-    ScheduleError,
     halves,
     parse,
 )
+from .catalogue import SCHEDULES
+from .draw import side_by_side
+from .graph import BARRIER, CAPACITY, DATA, Graph, graph
+from .ir import Program, Schedule, ScheduleError
 from .lower import lower, lower_forward
 
 __all__ = [
@@ -38,4 +37,5 @@ __all__ = [
     "lower",
     "lower_forward",
     "parse",
+    "side_by_side",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .gpipe import gpipe
-from .ir import Schedule
+from .ir import Schedule, whole
 from .one_f_one_b import one_f_one_b
 from .single import single
 
@@ -27,14 +27,8 @@ def make(name: str, num_ranks: int, num_microbatches: int, **options: Any) -> Sc
         raise ValueError(
             f"no schedule named {name!r}: {hint}There are {', '.join(SCHEDULES)}"
         )
-    for label, value in (
-        ("num_ranks", num_ranks),
-        ("num_microbatches", num_microbatches),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(
-                f"{label} must be a whole number of at least 1, got {value!r}"
-            )
+    num_ranks = whole(num_ranks, "num_ranks", 1)
+    num_microbatches = whole(num_microbatches, "num_microbatches", 1)
     generator = SCHEDULES[name]
     known = list(inspect.signature(generator).parameters)[2:]
     for option in options:

@@ -6,10 +6,11 @@ the whole graph of lowered programs, the one that the simulator and the engine u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
+from .actions import COMPUTE, Action, Kind, Overlap, halves
 from .graph import DATA, Graph, graph
-from .ir import COMPUTE, Action, Kind, Overlap, Schedule, ScheduleError, halves
+from .ir import Program, Schedule, ScheduleError, whole
 from .lower import lower
 
 
@@ -21,33 +22,39 @@ def _fail(
     step: int | None = None,
     action: Action | None = None,
 ) -> ScheduleError:
-    from .draw import grid
+    from .draw import marked_grid
 
-    where = ""
-    if rank is not None and step is not None:
-        where = f"rank {rank}, step {step}"
-        where += f", {action}: " if action is not None else ": "
-    mark = (rank, step) if rank is not None and step is not None else None
-    text = f"{schedule.name}: {rule}: {where}{message}\n\n{grid(schedule, mark)}"
+    where = "" if rank is None else f"rank {rank}, "
+    where += "" if step is None else f"step {step}, "
+    where += "" if action is None else f"{action}: "
+    drawn = marked_grid(schedule, rank, step)
+    text = f"{schedule.name}: {rule}: {where}{message}\n\n{drawn}"
     return ScheduleError(text, rule, rank, step, action)
+
+
+def _below(count: int, noun: str) -> str:
+    return f"only 0 to {count - 1}" if count else f"the schedule has no {noun}s"
 
 
 # ---- one action ----------------------------------------------------------------------
 
 
 def _misplaced(schedule: Schedule, rank: int, action: Action) -> str | None:
+    """What is wrong with an action's kind, numbers or rank."""
     if action.kind not in COMPUTE:
         return f"{action.kind} is no compute action; communication comes with lowering"
-    if not 0 <= action.stage < schedule.num_stages:
-        return f"there is no stage {action.stage}, only 0 to {schedule.num_stages - 1}"
-    if not 0 <= action.microbatch < schedule.num_microbatches:
-        last = schedule.num_microbatches - 1
-        return f"there is no microbatch {action.microbatch}, only 0 to {last}"
-    if not 0 <= action.slice < schedule.num_slices:
-        return f"there is no slice {action.slice}, only 0 to {schedule.num_slices - 1}"
+    for noun, value, count in (
+        ("stage", action.stage, schedule.num_stages),
+        ("microbatch", action.microbatch, schedule.num_microbatches),
+        ("slice", action.slice, schedule.num_slices),
+    ):
+        if not 0 <= value < count:
+            return f"there is no {noun} {value}, {_below(count, noun)}"
     home = schedule.stage_to_rank[action.stage]
     if home != rank:
         return f"stage {action.stage} lives on rank {home}"
+    if action.stage not in schedule.chain(action.microbatch):
+        return f"microbatch {action.microbatch} does not pass stage {action.stage}"
     return None
 
 
@@ -60,71 +67,54 @@ def _check_places(schedule: Schedule) -> None:
                 f"stage {stage} is placed on rank {home}, but there are "
                 f"{schedule.num_ranks} ranks",
             )
-    seen: dict[Action, tuple[int, int]] = {}
+    seen: set[Action] = set()
     for rank, step, action in schedule.walk():
         problem = _misplaced(schedule, rank, action)
         if problem:
             raise _fail(schedule, "placement", problem, rank, step, action)
         if action in seen:
-            first = "rank {}, step {}".format(*seen[action])
+            first = "rank {}, step {}".format(*schedule.place(action))
             message = f"it stands at {first} already"
             raise _fail(schedule, "uniqueness", message, rank, step, action)
-        seen[action] = (rank, step)
+        seen.add(action)
 
 
-def _routes(schedule: Schedule, microbatch: int) -> range:
-    """The stages that a microbatch passes."""
-    if schedule.copy_of is None:
-        return range(schedule.num_stages)
-    chain = schedule.num_stages // 2
-    way = schedule.route[microbatch] if schedule.route else 0
-    return range(way * chain, (way + 1) * chain)
-
-
-def _expected(schedule: Schedule) -> Iterator[Action]:
-    for microbatch in range(schedule.num_microbatches):
-        for stage in _routes(schedule, microbatch):
-            for part in range(schedule.num_slices):
-                yield Action(stage, Kind.F, microbatch, part)
+_BITS = {Kind.F: 1, Kind.B: 2, Kind.I: 4, Kind.W: 8, Kind.R: 0}
+_WHOLE = (1 | 2, 1 | 4 | 8)  # F and B, or F, I and W
 
 
 def _check_complete(schedule: Schedule) -> None:
     """Each F once, and for each F either one B or both an I and a W."""
-    count = 0
-    for forward in _expected(schedule):
-        full, split, weight = (
-            forward._replace(kind=k) for k in (Kind.B, Kind.I, Kind.W)
-        )
-        have = [schedule.has(a) for a in (forward, full, split, weight)]
-        count += sum(have) + schedule.has(forward._replace(kind=Kind.R))
-        if not have[0]:
-            raise _fail(schedule, "completeness", f"{forward} is missing")
-        if have[1:] not in ([True, False, False], [False, True, True]):
-            found = [
-                str(a)
-                for a, h in zip((full, split, weight), have[1:], strict=True)
-                if h
-            ]
-            told = " and ".join(found) or "no backward"
-            rank, step = schedule.place(forward)
-            raise _fail(
-                schedule,
-                "completeness",
-                f"it needs {full}, or {split} and {weight}; there is {told}",
-                rank,
-                step,
-                forward,
-            )
-    total = sum(1 for _ in schedule.walk())
-    if total != count:
-        strays = (
-            (r, s, a)
-            for r, s, a in schedule.walk()
-            if a.stage not in _routes(schedule, a.microbatch)
-        )
-        rank, step, action = next(strays)
-        message = f"microbatch {action.microbatch} does not pass stage {action.stage}"
-        raise _fail(schedule, "completeness", message, rank, step, action)
+    if not schedule.num_stages or not schedule.num_microbatches:
+        message = "there is nothing to do: no stage or no microbatch"
+        raise _fail(schedule, "completeness", message)
+    have: dict[tuple[int, int, int], int] = {}
+    for _, _, (stage, kind, microbatch, part) in schedule.walk():
+        key = (stage, microbatch, part)
+        have[key] = have.get(key, 0) | _BITS[kind]
+    for microbatch in range(schedule.num_microbatches):
+        for stage in schedule.chain(microbatch):
+            for part in range(schedule.num_slices):
+                if have.get((stage, microbatch, part)) not in _WHOLE:
+                    raise _incomplete(schedule, stage, microbatch, part)
+
+
+def _incomplete(
+    schedule: Schedule, stage: int, microbatch: int, part: int
+) -> ScheduleError:
+    """What is missing, or too much, of one microbatch on one stage."""
+    forward, full, split, weight = (
+        Action(stage, kind, microbatch, part)
+        for kind in (Kind.F, Kind.B, Kind.I, Kind.W)
+    )
+    if not schedule.has(forward):
+        home = schedule.stage_to_rank[stage]
+        return _fail(schedule, "completeness", "it is missing", home, None, forward)
+    found = [str(a) for a in (full, split, weight) if schedule.has(a)]
+    message = f"it needs {full}, or {split} and {weight}; there is "
+    message += " and ".join(found) or "no backward"
+    rank, step = schedule.place(forward)
+    return _fail(schedule, "completeness", message, rank, step, forward)
 
 
 def _check_rows(schedule: Schedule) -> None:
@@ -146,82 +136,79 @@ def _check_rows(schedule: Schedule) -> None:
 # ---- the whole graph -----------------------------------------------------------------
 
 
-def _rank_step(
-    schedule: Schedule, action: Action | Overlap | None
-) -> tuple[int, int] | None:
+def _served(schedule: Schedule, action: Action | None) -> tuple[int, int] | None:
     """Where in the schedule a lowered step belongs: the compute action it serves."""
     if action is None:
         return None
-    first = halves(action)[0]
-    kind = {Kind.SEND_F: Kind.F, Kind.RECV_F: Kind.F}.get(first.kind, first.kind)
-    if kind in (Kind.SEND_B, Kind.RECV_B):
-        first = schedule.backward(first.stage, first.microbatch, first.slice)
-    else:
-        first = first._replace(kind=kind)
-    return schedule.place(first) if schedule.has(first) else None
+    if action.kind in (Kind.SEND_F, Kind.RECV_F):
+        action = action._replace(kind=Kind.F)
+    elif action.kind in (Kind.SEND_B, Kind.RECV_B):
+        action = schedule.backward(action.stage, action.microbatch, action.slice)
+    return schedule.place(action) if schedule.has(action) else None
 
 
-def find_cycle(found: Graph, order: list[int]) -> list[int]:
-    """Nodes of one cycle, each waiting for the next; empty when ``order`` holds all."""
-    if len(order) == len(found):
-        return []
-    ordered = bytearray(len(found))
-    for node in order:
-        ordered[node] = 1
-    node = ordered.index(0)
-    seen: dict[int, int] = {}
-    path: list[int] = []
-    while node not in seen:
-        seen[node] = len(path)
-        path.append(node)
-        # Another rank's step says more than the step before on the same rank.
-        waits = [d for d, _ in found.waits_for(node) if not ordered[d]]
-        node = waits[0] if waits else found.previous[node]
-    return path[seen[node] :]
+def describe_circle(
+    found: Graph, circle: Sequence[tuple[int, int, int]], capacity: int | None
+) -> str:
+    """A circle of waits in words, one line per rank; steps are those of the programs,
+    in which communication counts."""
 
+    def at(node: int) -> str:
+        return f"rank {found.node_rank[node]}"
 
-def describe_cycle(found: Graph, cycle: list[int]) -> str:
-    """The wait-for cycle in words, one line per rank that waits."""
     lines = []
-    crossing = [
-        i
-        for i, node in enumerate(cycle)
-        if found.previous[node] != cycle[(i + 1) % len(cycle)]
-    ]
-    for i in crossing:
-        node, other = cycle[i], cycle[(i + 1) % len(cycle)]
-        kind = next((k for d, k in found.waits_for(node) if d == other), DATA)
-        what = "for" if kind == DATA else "for room: for"
-        lines.append(
-            f"rank {found.node_rank[node]} waits at step {found.node_step[node]} "
-            f"({found.step(node)}) {what} rank {found.node_rank[other]}'s "
-            f"{found.step(other)} at step {found.node_step[other]}"
-        )
-    return ",\nwhich is not reached, because ".join(lines) + ": they wait in a circle"
+    for node, target, kind in circle:
+        text = f"{at(node)} waits at step {found.node_step[node]} ({found.step(node)}) "
+        if kind == DATA:
+            text += f"for {at(target)}'s {found.step(target)}"
+        elif capacity:
+            text += f"for room, until {at(target)}'s {found.step(target)}"
+        else:
+            # Rendezvous: the edge comes from the step before the receive.
+            text += f"until {at(target)} comes to its {found.step(target + 1)}"
+        lines.append(text)
+    circle_told = ",\nwhile ".join(lines)
+    return f"{circle_told}:\nthey wait in a circle (steps counted with communication)"
 
 
-def _graph(schedule: Schedule, capacity: int | None) -> Graph:
+def _graph(
+    schedule: Schedule, programs: Sequence[Program], capacity: int | None
+) -> Graph:
     try:
-        return graph(lower(schedule, optimizer=False), capacity)
+        return graph(programs, capacity)
     except ScheduleError as error:
-        rank, step = _rank_step(schedule, error.action) or (None, None)
+        rank, step = _served(schedule, error.action) or (None, None)
         message, action = str(error), error.action
         raise _fail(schedule, error.rule, message, rank, step, action) from None
 
 
+def _deadlock(
+    schedule: Schedule, programs: Sequence[Program], capacity: int | None
+) -> ScheduleError | None:
+    """The deadlock under this capacity, if there is one."""
+    found = _graph(schedule, programs, capacity)
+    order = found.order()
+    if len(order) == len(found):
+        return None
+    circle = found.circle(order)
+    step = found.step(circle[0][0])
+    action = step.first if isinstance(step, Overlap) else step
+    rank, position = _served(schedule, action) or (None, None)
+    limit = "channels without limit"
+    if capacity is not None:
+        limit = f"channel capacity {capacity}"
+    message = f"deadlock with {limit}:\n{describe_circle(found, circle, capacity)}"
+    return _fail(schedule, "no deadlock", message, rank, position, action)
+
+
 def _check_graph(schedule: Schedule, capacity: int | None) -> None:
-    found = _graph(schedule, capacity)
-    cycle = find_cycle(found, found.order())
-    if not cycle:
-        return
-    step = found.step(cycle[0])
-    rank, position = _rank_step(schedule, step) or (None, None)
-    limit = (
-        "channels without limit" if capacity is None else f"channel capacity {capacity}"
-    )
-    action = None if step is None else halves(step)[0]
-    message = f"deadlock with {limit}:\n{describe_cycle(found, cycle)}"
-    raise _fail(schedule, "no deadlock", message, rank, position, action)
+    programs = lower(schedule, optimizer=False)
+    error = _deadlock(schedule, programs, capacity)
+    if error and capacity is not None:
+        # A limit only adds waits; say so where no capacity would help.
+        error = _deadlock(schedule, programs, None) or error
+    if error:
+        raise error
 
 
 def _check_memory(schedule: Schedule, limit: int) -> None:
@@ -239,35 +226,43 @@ def _check_memory(schedule: Schedule, limit: int) -> None:
                     raise _fail(schedule, "memory limit", message, rank, step, action)
 
 
+def _check_local(schedule: Schedule) -> None:
+    _check_places(schedule)
+    _check_complete(schedule)
+    _check_rows(schedule)
+
+
 def check(
     schedule: Schedule,
     channel_capacity: int | None = None,
     memory_limit: int | None = None,
 ) -> None:
     """See ``Schedule.check``."""
-    _check_places(schedule)
-    _check_complete(schedule)
-    _check_rows(schedule)
-    _check_graph(schedule, None)
     if channel_capacity is not None:
-        _check_graph(schedule, channel_capacity)
+        channel_capacity = whole(channel_capacity, "channel_capacity", 0)
+    if memory_limit is not None:
+        memory_limit = whole(memory_limit, "memory_limit", 1)
+    _check_local(schedule)
+    _check_graph(schedule, channel_capacity)
     if memory_limit is not None:
         _check_memory(schedule, memory_limit)
 
 
 def minimum_channel_capacity(schedule: Schedule) -> int:
-    """See ``Schedule.minimum_channel_capacity``. Raises ScheduleError if no capacity
-    helps."""
-    _check_graph(schedule, None)
+    """See ``Schedule.minimum_channel_capacity``."""
+    _check_local(schedule)
+    programs = lower(schedule, optimizer=False)
 
-    def runs(capacity: int) -> bool:
-        found = _graph(schedule, capacity)
+    def runs(capacity: int | None) -> bool:
+        found = _graph(schedule, programs, capacity)
         return len(found.order()) == len(found)
 
     low, high = 0, 1
     if runs(0):
         return 0
     while not runs(high):
+        if low == 0 and not runs(None):
+            _check_graph(schedule, None)
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .ir import Action, Kind, Schedule
+from .actions import Action, Kind
+from .ir import Schedule
 
 
 def gpipe(num_ranks: int, num_microbatches: int) -> Schedule:

@@ -1,4 +1,4 @@
-"""The order of a pipeline step, as data: kinds, actions, schedules, programs.
+"""The order of a pipeline step, as data: schedules and programs.
 
 A ``Schedule`` is a table of compute actions per rank; it owns no model and runs
 nothing. It is checked (check.py), lowered to ``Program``s with communication
@@ -8,121 +8,16 @@ only statement of what needs what.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from .actions import Action, Kind, Overlap, Row, halves, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class Kind(StrEnum):
-    """What an action does. The order gives the integers in ``kinds.h``."""
-
-    F = "F"
-    I = "I"
-    W = "W"
-    B = "B"
-    R = "R"
-    SEND_F = "SEND_F"
-    RECV_F = "RECV_F"
-    SEND_B = "SEND_B"
-    RECV_B = "RECV_B"
-    REDUCE_GRAD = "REDUCE_GRAD"
-    OPT_STEP = "OPT_STEP"
-    UNSHARD = "UNSHARD"
-    RESHARD = "RESHARD"
-    OFFLOAD = "OFFLOAD"
-    RELOAD = "RELOAD"
-
-
-KINDS: tuple[Kind, ...] = tuple(Kind)
-KIND_CODE: dict[Kind, int] = {kind: code for code, kind in enumerate(KINDS)}
-
-#: What a schedule is made of; the other kinds come with lowering.
-COMPUTE = frozenset({Kind.F, Kind.I, Kind.W, Kind.B, Kind.R})
-#: Kinds of a whole stage: written without a microbatch, which is then -1.
-WHOLE_STAGE = frozenset({Kind.REDUCE_GRAD, Kind.OPT_STEP, Kind.UNSHARD, Kind.RESHARD})
-
-_ACTION = re.compile(
-    r"(\d+)(" + "|".join(sorted(KINDS, key=len, reverse=True)) + r")(\d+)?(?:\.(\d+))?",
-    re.ASCII,
-)
-_OVERLAP = re.compile(r"\(([^;()]+);([^;()]+)\)OVERLAP_F_B", re.ASCII)
-
-
-class Action(NamedTuple):
-    """One action on one microbatch of one stage, written as in PyTorch: ``2F0``.
-
-    A sequence slice follows a dot (``2F0.1``; slice 0 is not written).
-    """
-
-    stage: int
-    kind: Kind
-    microbatch: int
-    slice: int = 0
-
-    def __str__(self) -> str:
-        if self.kind in WHOLE_STAGE:
-            return f"{self.stage}{self.kind}"
-        part = f".{self.slice}" if self.slice else ""
-        return f"{self.stage}{self.kind}{self.microbatch}{part}"
-
-    @classmethod
-    def parse(cls, text: str) -> Action:
-        """The exact inverse of ``str``. Raises ValueError for anything else."""
-        match = _ACTION.fullmatch(text)
-        if match is None:
-            raise ValueError(
-                f"{text!r} is no action: write stage, kind and microbatch, as in 2F0 "
-                f"(kinds: {', '.join(KINDS)})"
-            )
-        stage, kind, microbatch, part = match.groups()
-        number = -1 if microbatch is None else int(microbatch)
-        action = cls(int(stage), Kind(kind), number, int(part or 0))
-        if str(action) != text:
-            wants = "no microbatch" if action.kind in WHOLE_STAGE else "a microbatch"
-            raise ValueError(
-                f"{text!r} is no action: {kind} takes {wants}, and numbers have no "
-                "leading zeros"
-            )
-        return action
-
-
-class Overlap(NamedTuple):
-    """A forward and a backward that run together, as DualPipe pairs them."""
-
-    first: Action
-    second: Action
-
-    def __str__(self) -> str:
-        return f"({self.first};{self.second})OVERLAP_F_B"
-
-    @classmethod
-    def parse(cls, text: str) -> Overlap:
-        """The exact inverse of ``str``. Raises ValueError for anything else."""
-        match = _OVERLAP.fullmatch(text)
-        if match is None:
-            raise ValueError(
-                f"{text!r} is no overlap: write it as (0F1;1B0)OVERLAP_F_B"
-            )
-        return cls(Action.parse(match[1]), Action.parse(match[2]))
-
-
-Row = tuple["Action | Overlap", ...]
-
-
-def parse(text: str) -> Action | Overlap:
-    """An action or an overlap from its text. Raises ValueError."""
-    return Overlap.parse(text) if text.startswith("(") else Action.parse(text)
-
-
-def halves(item: Action | Overlap) -> tuple[Action, ...]:
-    """The actions of one entry of a row: one, or an overlap's two."""
-    return (item.first, item.second) if isinstance(item, Overlap) else (item,)
 
 
 class ScheduleError(ValueError):
@@ -146,52 +41,131 @@ class ScheduleError(ValueError):
         self.step = step
         self.action = action
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross processes; by default only the message would be passed on.
+        place = (self.rule, self.rank, self.step, self.action)
+        return type(self), (str(self), *place)
+
+
+def whole(value: Any, label: str, least: int | None = None) -> int:
+    """``value`` as an int. Raises ValueError unless it is a whole number >= least."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        limit = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{label} must be a whole number{limit}, got {value!r}")
+    return number
+
 
 def _item(entry: Any) -> Action | Overlap:
-    if isinstance(entry, (Action, Overlap)):
-        return entry
+    if isinstance(entry, Action):
+        # A kind given as a plain text would be equal to the enum's, but not it.
+        known = type(entry.kind) is Kind
+        return entry if known else entry._replace(kind=Kind(entry.kind))
     if isinstance(entry, str):
         return parse(entry)
+    if isinstance(entry, Overlap):
+        first, second = _item(entry.first), _item(entry.second)
+        if isinstance(first, Action) and isinstance(second, Action):
+            return Overlap(first, second)
     raise ValueError(f"{entry!r} is neither an action nor its text, such as '2F0'")
 
 
-@dataclass(frozen=True)
+def _row(entries: Any, rank: int) -> Row:
+    if isinstance(entries, (str, Action, Overlap)) or not isinstance(entries, Iterable):
+        raise ValueError(
+            f"rank {rank}'s row is {str(entries)!r}; it must be a list of actions or "
+            "their texts, such as ['0F0', '0B0'] or '0F0 0B0'.split()"
+        )
+    return tuple(_item(entry) for entry in entries)
+
+
+def _numbers(values: Any, label: str, least: int | None = None) -> tuple[int, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{label} must be a list of whole numbers, got {values!r}")
+    return tuple(whole(v, f"{label}[{i}]", least) for i, v in enumerate(values))
+
+
+@dataclass(frozen=True, init=False)
 class Schedule:
     """Which rank does what to which microbatch, in what order.
 
     ``ranks[r]`` is rank r's row of compute actions (given as actions or texts, stored
-    as a tuple); ``stage_to_rank[s]`` says where stage s lives. In schedules with two
-    copies of the parameters ``copy_of[s]`` names the stage whose parameters s shares,
-    and ``route[k]`` which way microbatch k takes. Building a schedule checks its form
-    only; ``check`` does the rest.
+    as a tuple); ``stage_to_rank[s]`` says where stage s lives. ``num_stages`` and
+    ``num_microbatches`` follow from these when they are not given. In schedules with
+    several copies of the parameters, as DualPipe's, the stages of the second copy are
+    numbered on from the first's: ``copy_of[s]`` names the stage of the first copy whose
+    parameters s shares, and ``route[k]`` which copy microbatch k passes.
+
+    Building a schedule checks its form only (ValueError); ``check`` does the rest.
     """
 
     name: str
     ranks: tuple[Row, ...] = field(repr=False)
     stage_to_rank: tuple[int, ...]
-    num_stages: int = 0
-    num_microbatches: int = 0
-    num_slices: int = 1
-    copy_of: tuple[int, ...] | None = None
-    route: tuple[int, ...] | None = None
+    num_stages: int
+    num_microbatches: int
+    num_slices: int
+    copy_of: tuple[int, ...] | None
+    route: tuple[int, ...] | None
 
-    def __post_init__(self) -> None:
-        rows = tuple(tuple(_item(entry) for entry in row) for row in self.ranks)
-        placed = tuple(int(rank) for rank in self.stage_to_rank)
-        object.__setattr__(self, "ranks", rows)
-        object.__setattr__(self, "stage_to_rank", placed)
-        if not self.num_stages:
-            object.__setattr__(self, "num_stages", len(placed))
-        if not self.num_microbatches:
-            highest = max((a.microbatch for _, _, a in self.walk()), default=-1)
-            object.__setattr__(self, "num_microbatches", highest + 1)
-        for name in ("copy_of", "route"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(placed) != self.num_stages:
+    def __init__(
+        self,
+        name: str,
+        ranks: Iterable[Iterable[Action | Overlap | str]],
+        stage_to_rank: Iterable[int],
+        num_stages: int = 0,
+        num_microbatches: int = 0,
+        num_slices: int = 1,
+        copy_of: Iterable[int] | None = None,
+        route: Iterable[int] | None = None,
+    ) -> None:
+        if isinstance(ranks, str) or not isinstance(ranks, Iterable):
+            raise ValueError(f"ranks must be a list of rows, got {ranks!r}")
+        rows = tuple(_row(row, rank) for rank, row in enumerate(ranks))
+        # Whether these ranks exist is a rule of check, which draws the grid.
+        placed = _numbers(stage_to_rank, "stage_to_rank")
+        stages = whole(num_stages, "num_stages", 0) or len(placed)
+        if len(placed) != stages:
             raise ValueError(
-                f"stage_to_rank places {len(placed)} stages, but num_stages is "
-                f"{self.num_stages}"
+                f"stage_to_rank places {len(placed)} stages, but num_stages is {stages}"
+            )
+        microbatches = whole(num_microbatches, "num_microbatches", 0)
+        if not microbatches:
+            actions = (
+                action for row in rows for item in row for action in halves(item)
+            )
+            microbatches = 1 + max((a.microbatch for a in actions), default=-1)
+        values = {
+            "name": name,
+            "ranks": rows,
+            "stage_to_rank": placed,
+            "num_stages": stages,
+            "num_microbatches": microbatches,
+            "num_slices": whole(num_slices, "num_slices", 1),
+            "copy_of": None if copy_of is None else _numbers(copy_of, "copy_of", 0),
+            "route": None if route is None else _numbers(route, "route", 0),
+        }
+        for label, value in values.items():
+            object.__setattr__(self, label, value)
+        if copy_of is not None or route is not None:
+            self._validate_copies(self.copy_of or (), self.route or ())
+
+    def _validate_copies(self, copy_of: Sequence[int], route: Sequence[int]) -> None:
+        length = max(copy_of, default=-1) + 1
+        copies = self.num_stages // max(1, length)
+        if not copy_of or tuple(copy_of) != tuple(range(length)) * copies:
+            raise ValueError(
+                f"copy_of is {tuple(copy_of)}; for {self.num_stages} stages it must count "
+                "the stages of one copy and start anew with every further copy, as "
+                "(0, 1, 0, 1) does for two copies of two stages"
+            )
+        if len(route) != self.num_microbatches or max(route, default=0) >= copies:
+            raise ValueError(
+                f"route is {tuple(route)}; it must name the copy, 0 to {copies - 1}, that "
+                f"each of the {self.num_microbatches} microbatches passes"
             )
 
     # ---- making one ------------------------------------------------------------------
@@ -232,8 +206,11 @@ class Schedule:
         """(rank, step, action) over all rows; an overlap's halves share their step."""
         for rank, row in enumerate(self.ranks):
             for step, item in enumerate(row):
-                for action in halves(item):
-                    yield rank, step, action
+                if isinstance(item, Overlap):
+                    yield rank, step, item.first
+                    yield rank, step, item.second
+                else:
+                    yield rank, step, item
 
     @cached_property
     def _places(self) -> dict[Action, tuple[int, int]]:
@@ -242,6 +219,11 @@ class Schedule:
         for rank, step, action in self.walk():
             places.setdefault(action, (rank, step))
         return places
+
+    @cached_property
+    def _kinds(self) -> frozenset[Kind]:
+        """The kinds that occur: most schedules have no I or no R to look for."""
+        return frozenset(action.kind for action in self._places)
 
     def has(self, action: Action) -> bool:
         return action in self._places
@@ -253,8 +235,11 @@ class Schedule:
     def backward(self, stage: int, microbatch: int, part: int = 0) -> Action:
         """The action that makes the input gradient: I where the schedule has it, else
         B."""
-        split = Action(stage, Kind.I, microbatch, part)
-        return split if self.has(split) else split._replace(kind=Kind.B)
+        if Kind.I in self._kinds:
+            split = Action(stage, Kind.I, microbatch, part)
+            if split in self._places:
+                return split
+        return Action(stage, Kind.B, microbatch, part)
 
     def dependencies(self, action: Action) -> tuple[Action, ...]:
         """What must have ended before ``action`` may start: the data dependences.
@@ -265,44 +250,51 @@ class Schedule:
         slice after.
         """
         stage, kind, microbatch, part = action
-        own = Action(stage, Kind.F, microbatch, part)
+        needs: list[Action] = []
         if kind is Kind.F:
-            needs = [own._replace(slice=part - 1)] if part else []
             before = self.stage_before(stage)
-            return (*needs, own._replace(stage=before)) if before >= 0 else tuple(needs)
-        if kind is Kind.R:
-            return (own,)
-        if kind is Kind.W:
-            return (action._replace(kind=Kind.I),)
-        if kind not in (Kind.I, Kind.B):
-            return ()
-        again = action._replace(kind=Kind.R)
-        needs = [own, again] if self.has(again) else [own]
-        if part + 1 < self.num_slices:
-            needs.append(self.backward(stage, microbatch, part + 1))
-        after = self.stage_after(stage)
-        if after >= 0:
-            needs.append(self.backward(after, microbatch, part))
+            if part:
+                needs.append(Action(stage, kind, microbatch, part - 1))
+            if before >= 0:
+                needs.append(Action(before, kind, microbatch, part))
+        elif kind is Kind.W:
+            needs.append(Action(stage, Kind.I, microbatch, part))
+        elif kind in _BACKWARD:
+            after = self.stage_after(stage)
+            needs.append(Action(stage, Kind.F, microbatch, part))
+            if Kind.R in self._kinds and self.has(action._replace(kind=Kind.R)):
+                needs.append(action._replace(kind=Kind.R))
+            if part + 1 < self.num_slices:
+                needs.append(self.backward(stage, microbatch, part + 1))
+            if after >= 0:
+                needs.append(self.backward(after, microbatch, part))
+        elif kind is Kind.R:
+            needs.append(Action(stage, Kind.F, microbatch, part))
         return tuple(needs)
 
     def stage_before(self, stage: int) -> int:
-        """The stage whose output is this one's input, or -1. A copy's stages form a
-        chain of their own, half as long as the table of stages."""
-        chain = self._chain_length
-        return stage - 1 if stage % chain else -1
+        """The stage whose output is this one's input, or -1 for the first. Every copy
+        of the parameters is a chain of its own."""
+        return stage - 1 if stage % self._chain_length else -1
 
     def stage_after(self, stage: int) -> int:
         """The stage that takes this one's output, or -1 for the last."""
-        chain = self._chain_length
-        return stage + 1 if (stage + 1) % chain else -1
+        return stage + 1 if (stage + 1) % self._chain_length else -1
 
-    @property
+    def chain(self, microbatch: int) -> range:
+        """The stages that a microbatch passes, in the order of its forwards."""
+        length = self._chain_length
+        first = self.route[microbatch] * length if self.route else 0
+        return range(first, first + length)
+
+    @cached_property
     def _chain_length(self) -> int:
-        return max(1, self.num_stages // 2 if self.copy_of else self.num_stages)
+        stages = max(self.copy_of) + 1 if self.copy_of else self.num_stages
+        return max(1, stages)
 
     def in_flight(self, rank: int) -> int:
         """Most (stage, microbatch) pairs the rank holds at once, from F to the end of W
-        or B."""
+        or B; with sequence slices, (stage, microbatch, slice)."""
         held = peak = 0
         for item in self.ranks[rank]:
             for action in halves(item):
@@ -323,7 +315,7 @@ class Schedule:
         Rules: placement, uniqueness, completeness, happens-before, matched
         communication, no deadlock with ``channel_capacity`` messages per channel (0:
         rendezvous; None: any number), and at most ``memory_limit`` activations in
-        flight per rank.
+        flight per rank. Raises ValueError for a capacity or limit that is no count.
         """
         from .check import check
 
@@ -332,7 +324,7 @@ class Schedule:
 
     def minimum_channel_capacity(self) -> int:
         """The fewest messages that channels must hold for the schedule not to
-        deadlock."""
+        deadlock. Raises ScheduleError if no number is enough."""
         from .check import minimum_channel_capacity
 
         return minimum_channel_capacity(self)
@@ -354,6 +346,9 @@ class Schedule:
         return svg(self)
 
 
+_BACKWARD = (Kind.I, Kind.B)
+
+
 @dataclass(frozen=True)
 class Program:
     """What one rank does in a step, communication included. It knows no model."""
@@ -363,8 +358,3 @@ class Program:
 
     def __str__(self) -> str:
         return f"rank {self.rank}: " + " ".join(str(step) for step in self.steps)
-
-
-def flatten(rows: Sequence[Row]) -> list[list[Action]]:
-    """Rows without overlaps: their halves in sequence, as the engine runs them."""
-    return [[a for item in row for a in halves(item)] for row in rows]

@@ -3,7 +3,8 @@ backward)."""
 
 from __future__ import annotations
 
-from .ir import Action, Kind, Schedule
+from .actions import Action, Kind
+from .ir import Schedule
 
 
 def one_f_one_b(num_ranks: int, num_microbatches: int) -> Schedule:

@@ -3,7 +3,8 @@ all."""
 
 from __future__ import annotations
 
-from .ir import Action, Kind, Schedule
+from .actions import Action, Kind
+from .ir import Schedule, whole
 
 
 def single(num_ranks: int, num_microbatches: int, *, num_stages: int = 1) -> Schedule:
@@ -16,14 +17,7 @@ def single(num_ranks: int, num_microbatches: int, *, num_stages: int = 1) -> Sch
             f"'single' puts all stages on one rank, got num_ranks={num_ranks}; "
             "use num_ranks=1 and num_stages for the number of stages"
         )
-    if (
-        not isinstance(num_stages, int)
-        or isinstance(num_stages, bool)
-        or num_stages < 1
-    ):
-        raise ValueError(
-            f"num_stages must be a whole number of at least 1, got {num_stages!r}"
-        )
+    num_stages = whole(num_stages, "num_stages", 1)
     row = []
     for k in range(num_microbatches):
         row += [Action(stage, Kind.F, k) for stage in range(num_stages)]
