@@ -1,0 +1,93 @@
+"""The automatic zero-bubble scheduler (Qi et al. 2023, arXiv:2401.10241, section 3.1):
+one stage per rank, backward split, the order found for given costs and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite
+
+from . import greedy
+from .actions import Action, Kind, Row
+from .greedy import Costs, Problem, Rule, Uniform
+from .ir import Schedule
+from .placement import waves
+from .zero_bubble import delayed_weights
+
+FILLS = (1.0, 0.5, 0.0)
+
+
+def memory_slots(memory_limit: float | None, default: int) -> int:
+    """Whole activations that fit. Raises ValueError for less than one."""
+    if memory_limit is None:
+        return default
+    is_number = isinstance(memory_limit, (int, float)) and not isinstance(
+        memory_limit, bool
+    )
+    if not is_number or not isfinite(memory_limit) or memory_limit < 1:
+        raise ValueError(
+            f"memory_limit is {memory_limit!r}; it is counted in activations of one "
+            "microbatch on one rank, and a rank needs at least 1"
+        )
+    return int(memory_limit + 1e-9)
+
+
+def _depths(p: int, slots: int, costs: Costs) -> Iterator[tuple[int, ...]]:
+    """Warm-up counts per rank, falling towards the last: from 1F1B's to as deep as
+    memory allows, in steps of a quarter of a forward per rank; and those that just hide
+    the first microbatch's round trip."""
+    for quarter in range(4, 9):
+        yield tuple(min(slots - 1, quarter * (p - 1 - r) // 4) for r in range(p))
+    price = [
+        [costs.seconds(Action(r, kind, 0)) for kind in (Kind.F, Kind.I)]
+        for r in range(p)
+    ]
+    for extra in (0, 1):
+        counts = []
+        for r in range(p):
+            way = sum(f + i for f, i in price[r + 1 :]) + 2 * costs.hop * (p - 1 - r)
+            fits = int(way / price[r][0] + 1e-9) if price[r][0] > 0 else slots
+            counts.append(min(slots - 1, fits + extra))
+        yield tuple(counts)
+
+
+def zb_auto(
+    num_ranks: int,
+    num_microbatches: int,
+    cost_model: Costs | None = None,
+    memory_limit: float | None = None,
+) -> Schedule:
+    """The order with the shortest span that was found for ``cost_model`` (by default F
+    = I = W) with at most ``memory_limit`` activations in flight per rank (by default p:
+    ZB-1p; 2p gives ZB-2p).
+
+    The paper's heuristics are followed in kind, not letter by letter: warm-ups of
+    several depths, weight gradients in gaps or when memory is short, by hand-made rows
+    and by list scheduling; each is timed and the best kept. Bound for one stage per
+    rank and a limit of p: (p - 1)(F + I - W) + 4 (p - 1) hop.
+
+    Raises ValueError for a limit below 1.
+    """
+    p, m = num_ranks, num_microbatches
+    slots = memory_slots(memory_limit, p)
+    costs = Uniform() if cost_model is None else cost_model
+    placed = waves(p, 1)
+    problem = Problem(placed, p, ((range(p), range(m)),), [slots] * p, costs)
+
+    def candidates() -> Iterator[tuple[Row, ...]]:
+        for counts in dict.fromkeys(_depths(p, slots, costs)):
+            yield tuple(
+                delayed_weights([r] * m, [r] * m, counts[r], slots - 1 - counts[r])
+                for r in range(p)
+            )
+            for fill in FILLS:
+                found = greedy.rows(problem, Rule(fill=fill, warmup=counts))
+                if found is not None:
+                    yield found
+        for fill in FILLS:
+            for alternate in (False, True):
+                found = greedy.rows(problem, Rule(fill=fill, alternate=alternate))
+                if found is not None:
+                    yield found
+
+    made = (Schedule("zb_auto", rows, placed) for rows in candidates())
+    return greedy.best(made, costs)
