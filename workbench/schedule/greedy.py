@@ -55,12 +55,16 @@ class Rule:
 
     warmup: per rank, the forwards that its first stage runs before anything else is
     asked; None for as many as fit.
+
+    order: per rank, the order of everything but the weight gradients, which then are
+    all that is left to choose.
     """
 
     fill: float = 1.0
     late_first: bool = True
     alternate: bool = False
     warmup: tuple[int, ...] | None = None
+    order: Sequence[Sequence[Action]] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,8 @@ class _Lists:
     def _choose(self, rank: int) -> tuple[Action | None, float]:
         """(action, _), or (None, when to look again)."""
         now = self.clock[rank]
+        if self.rule.order is not None:
+            return self._choose_in_order(rank, self.rule.order[rank])
         soonest = inf
         ready: list[tuple[tuple[float, ...], Action]] = []
         after_backward = bool(self.rows[rank]) and self.rows[rank][-1].kind is self.full
@@ -192,12 +198,33 @@ class _Lists:
                 ready.append((key, Action(stage.stage, Kind.F, microbatch)))
         if ready:
             return min(ready)[1], now
-        weight = self._weight(rank)
+        return self._fill(rank, soonest)
+
+    def _choose_in_order(
+        self, rank: int, order: Sequence[Action]
+    ) -> tuple[Action | None, float]:
+        number = len(self.rows[rank]) - self.pending_head[rank]
+        if number == len(order):
+            return self._fill(rank, inf)
+        action = order[number]
+        stage = self.stages[action.stage]
+        arrival = self._next_backward(stage)
+        if action.kind is Kind.F:
+            arrival = inf
+            if self.held[rank] + 1 <= self.problem.limit[rank]:
+                arrival = (*stage.inputs, inf)[stage.forwards]
+        if arrival <= self.clock[rank] + 1e-12:
+            return action, arrival
+        return self._fill(rank, arrival)
+
+    def _fill(self, rank: int, until: float) -> tuple[Action | None, float]:
+        """A weight gradient for the wait until then, if there is one that fits."""
+        now, weight = self.clock[rank], self._weight(rank)
         if weight is not None:
             lasts = self.stages[weight.stage].times[Kind.W]
-            if soonest == inf or soonest - now >= self.rule.fill * lasts - 1e-12:
+            if until == inf or until - now >= self.rule.fill * lasts - 1e-12:
                 return weight, now
-        return None, soonest
+        return None, until
 
     def _warming(self, rank: int) -> bool:
         """Whether the rank is still to run forwards only. The rule gives way where
