@@ -279,15 +279,14 @@ def rows(problem: Problem, rule: Rule) -> tuple[Row, ...] | None:
     return _Lists(problem, rule).run()
 
 
-def measure(schedule: Schedule, costs: Costs) -> tuple[float, float]:
-    """(span, makespan) of a schedule whose ranks run their rows in order, as soon as
-    they can, with channels without limit."""
-    ends: dict[Action, float] = {}
+def times(schedule: Schedule, costs: Costs) -> dict[Action, tuple[float, float]]:
+    """(start, end) of every action when ranks run their rows in order, as soon as they
+    can, with channels without limit. What a deadlock holds up is missing."""
+    found: dict[Action, tuple[float, float]] = {}
     price: dict[tuple[int, Kind], float] = {}
     home = schedule.stage_to_rank
     position = [0] * schedule.num_ranks
     clock = [0.0] * schedule.num_ranks
-    begun = [inf] * schedule.num_ranks
     waiting: dict[Action, list[int]] = {}
     awake = list(range(schedule.num_ranks))
     while awake:
@@ -296,16 +295,14 @@ def measure(schedule: Schedule, costs: Costs) -> tuple[float, float]:
         while position[rank] < len(row):
             actions = halves(row[position[rank]])
             start, missing = clock[rank], None
-            for action in actions:
-                for need in schedule.dependencies(action):
-                    if need in actions:
-                        continue
-                    end = ends.get(need)
-                    if end is None:
-                        missing = need
-                        break
-                    lag = 0.0 if home[need.stage] == rank else costs.hop
-                    start = max(start, end + lag)
+            for need in (n for a in actions for n in schedule.dependencies(a)):
+                if need in actions:
+                    continue
+                if need not in found:
+                    missing = need
+                    break
+                lag = 0.0 if home[need.stage] == rank else costs.hop
+                start = max(start, found[need][1] + lag)
             if missing is not None:
                 waiting.setdefault(missing, []).append(rank)
                 break
@@ -315,14 +312,24 @@ def measure(schedule: Schedule, costs: Costs) -> tuple[float, float]:
                 if key not in price:
                     price[key] = costs.seconds(action)
                 end += price[key]
-            begun[rank] = min(begun[rank], start)
             clock[rank] = end
             position[rank] += 1
             for action in actions:
-                ends[action] = end
+                found[action] = (start, end)
                 awake += waiting.pop(action, [])
-    span = max(end - start for start, end in zip(begun, clock, strict=True))
-    return span, max(clock) - min(begun)
+    return found
+
+
+def measure(schedule: Schedule, costs: Costs) -> tuple[float, float]:
+    """(span, makespan) of a schedule that keeps the rules."""
+    found = times(schedule, costs)
+    firsts, lasts = [], []
+    for row in schedule.ranks:
+        if row:
+            firsts.append(found[halves(row[0])[0]][0])
+            lasts.append(found[halves(row[-1])[-1]][1])
+    span = max(end - start for start, end in zip(firsts, lasts, strict=True))
+    return span, max(lasts) - min(firsts)
 
 
 def best(schedules: Iterable[Schedule], costs: Costs) -> Schedule:
