@@ -276,20 +276,26 @@ class Schedule:
     def stage_before(self, stage: int) -> int:
         """The stage whose output is this one's input, or -1 for the first. Every copy
         of the parameters is a chain of its own."""
-        return stage - 1 if stage % self._chain_length else -1
+        return stage - 1 if stage % self.chain_length else -1
 
     def stage_after(self, stage: int) -> int:
         """The stage that takes this one's output, or -1 for the last."""
-        return stage + 1 if (stage + 1) % self._chain_length else -1
+        return stage + 1 if (stage + 1) % self.chain_length else -1
+
+    @property
+    def num_copies(self) -> int:
+        """Copies of the parameters: 1, or as many as ``copy_of`` says."""
+        return self.num_stages // self.chain_length
 
     def chain(self, microbatch: int) -> range:
         """The stages that a microbatch passes, in the order of its forwards."""
-        length = self._chain_length
+        length = self.chain_length
         first = self.route[microbatch] * length if self.route else 0
         return range(first, first + length)
 
     @cached_property
-    def _chain_length(self) -> int:
+    def chain_length(self) -> int:
+        """Stages of one copy of the parameters: what a model is split into."""
         stages = max(self.copy_of) + 1 if self.copy_of else self.num_stages
         return max(1, stages)
 
