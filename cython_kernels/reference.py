@@ -274,7 +274,9 @@ def _heads(
     batch, heads, context = lse.shape
     head_dim = out.shape[-1] // heads
     sliced = _f64(qkv).reshape(-1, batch, context, qkv.shape[-1] // head_dim, head_dim)
-    packed = sliced.transpose(1, 3, 0, 2, 4).reshape(batch, sliced.shape[3], -1, head_dim)
+    packed = sliced.transpose(1, 3, 0, 2, 4).reshape(
+        batch, sliced.shape[3], -1, head_dim
+    )
     kv_heads = (packed.shape[1] - heads) // 2
     q, k, v = np.split(packed, [heads, heads + kv_heads], axis=1)
     group = heads // kv_heads

@@ -40,8 +40,7 @@ STAGE = np.dtype(
         *((name, "i8") for name in ("saved", "held", "spare")),
         *((name, "i8") for name in ("grad_stride", "saved_stride", "held_stride")),
         ("rank", "i4"),
-        ("tape_first", "i4", 3),
-        ("tape_count", "i4", 3),
+        ("tapes", "i4"),
         *((f"channel_{end}", "i4") for end in ("in", "out", "din", "dout")),
         ("param_first", "i4"),
         ("param_count", "i4"),
@@ -49,6 +48,8 @@ STAGE = np.dtype(
     ],
     align=True,
 )
+
+TAPE = np.dtype([("first", "i4"), ("count", "i4")], align=True)
 
 CHANNEL = np.dtype(
     [
@@ -102,6 +103,7 @@ CONFIG = np.dtype(
             for name in ("optimizer", "spin", "virtual_clock", "keep_gradients")
         ),
         ("copies", "i4"),
+        ("num_slices", "i4"),
     ],
     align=True,
 )

@@ -83,10 +83,14 @@ def _channel_indices(plan: MemoryPlan) -> dict[tuple[int, Kind], int]:
     return {(c.source, c.kind): i for i, c in enumerate(plan.channels)}
 
 
-def _stages(plan: MemoryPlan, schedule: Schedule) -> tuple[np.ndarray, list[Call]]:
+def _stages(
+    plan: MemoryPlan, schedule: Schedule
+) -> tuple[np.ndarray, np.ndarray, list[Call]]:
+    """The stages, the tapes of all their slices, and the calls these are made of."""
     table = np.zeros(len(plan.stages), tables.STAGE)
     channel = _channel_indices(plan)
     calls: list[Call] = []
+    tapes_of: list[tuple[int, int]] = []
     num_params = 0
     for s, (row, stage) in enumerate(zip(table, plan.stages, strict=True)):
         tapes = stage.tapes
@@ -95,9 +99,9 @@ def _stages(plan: MemoryPlan, schedule: Schedule) -> tuple[np.ndarray, list[Call
         row["grad_stride"] = tapes.param_bytes
         row["saved_stride"], row["held_stride"] = tapes.saved_bytes, tapes.held_bytes
         row["rank"] = stage.rank
-        three = (tapes.forward, tapes.backward_input, tapes.backward_weight)
-        for i, tape in enumerate(three):
-            row["tape_first"][i], row["tape_count"][i] = len(calls), len(tape)
+        row["tapes"] = len(tapes_of)
+        for tape in (tape for part in tapes.slices for tape in part):
+            tapes_of.append((len(calls), len(tape)))
             calls.extend(tape)
         # Where a chain of stages ends there is no channel of that name.
         row["channel_in"] = channel.get((schedule.stage_before(s), Kind.F), -1)
@@ -106,7 +110,7 @@ def _stages(plan: MemoryPlan, schedule: Schedule) -> tuple[np.ndarray, list[Call
         row["channel_dout"] = channel.get((schedule.stage_after(s), Kind.B), -1)
         row["param_first"], row["param_count"] = num_params, len(tapes.parameters)
         num_params += len(tapes.parameters)
-    return table, calls
+    return table, np.array(tapes_of, tables.TAPE), calls
 
 
 def _channels(plan: MemoryPlan) -> np.ndarray:
@@ -172,6 +176,7 @@ def _config(
         job.schedule.num_stages,
     )
     row["num_microbatches"] = job.schedule.num_microbatches
+    row["num_slices"] = job.schedule.num_slices
     row["num_channels"], row["num_params"] = len(plan.channels), num_params
     row["gradient_groups"] = job.gradient_groups
     row["threads_per_rank"] = job.chosen_threads
@@ -209,13 +214,13 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
     plan = job.memory(with_loss)
-    stages, calls = _stages(plan, job.schedule)
+    stages, tapes, calls = _stages(plan, job.schedule)
     params = _params(plan, job.optimizer.weight_decay)
     config = _config(job, plan, len(params), keep_gradients)
     sizes = np.array(plan.arena_bytes, np.int64)
     try:
         engine = _runtime.Engine(
-            config, stages, _channels(plan), params, _calls(calls), sizes
+            config, stages, _channels(plan), params, tapes, _calls(calls), sizes
         )
     except MemoryError as error:
         raise MemoryError(f"{error}; the job needs, per rank:\n{plan}") from None

@@ -206,27 +206,51 @@ class Job:
         schedule = self.schedule
         schedule.check(channel_capacity=self.capacity)
         self._check_copies()
+        self._check_slices()
         groups = self.gradient_groups
         for rank, actions in enumerate(schedule.ranks):
-            latest: dict[tuple[int, int], int] = {}
+            latest: dict[tuple[int, int], tuple[int, int]] = {}
             for action in actions:
                 for a in halves(action):
-                    if a.kind not in EXECUTABLE or a.slice:
+                    if a.kind not in EXECUTABLE:
                         raise ValueError(
-                            f"{a} on rank {rank}: the engine runs F, I, W, B and R on "
-                            "whole sequences; this schedule can be checked and simulated"
+                            f"{a} on rank {rank}: the engine runs F, I, W, B and R; this "
+                            "schedule can be checked and simulated"
                         )
                     if a.kind not in (Kind.W, Kind.B):
                         continue
                     group = a.microbatch * groups // schedule.num_microbatches
-                    before = latest.get((a.stage, group), -1)
-                    if a.microbatch < before:
+                    # Slices of a sequence come back from the last to the first.
+                    place = (a.microbatch, -a.slice)
+                    before = latest.get((a.stage, group), place)
+                    if place < before:
                         raise ValueError(
-                            f"{a} on rank {rank} comes after microbatch {before}: weight "
-                            "gradients must be added in ascending microbatch order, or the "
+                            f"{a} on rank {rank} comes after microbatch {before[0]}, slice "
+                            f"{-before[1]}: weight gradients must be added in ascending "
+                            "microbatch order, slices from the last to the first, or the "
                             "weights' bits would depend on the schedule"
                         )
-                    latest[a.stage, group] = a.microbatch
+                    latest[a.stage, group] = place
+
+    def _check_slices(self) -> None:
+        model, slices = self.model, self.schedule.num_slices
+        if slices == 1:
+            return
+        if not model.is_language_model:
+            raise ValueError(
+                f"schedule {self.schedule.name!r} cuts sequences into {slices} slices, but "
+                f"a {model.config['kind']} model has none"
+            )
+        if model.context % slices:
+            raise ValueError(
+                f"context {model.context} cannot be cut into {slices} equal slices; make "
+                "num_slices one of its divisors"
+            )
+        if any(action.kind is Kind.R for _, _, action in self.schedule.walk()):
+            raise ValueError(
+                "slices cannot be recomputed: a slice looks back at keys and values of "
+                "earlier ones, which would be gone; take R or num_slices out"
+            )
 
     def _check_copies(self) -> None:
         """Every copy of the parameters adds up gradient groups of its own."""

@@ -155,6 +155,8 @@ class _RankWalk:
         self.inputs: dict[tuple[int, Kind], int] = {}
         self.input_peaks: dict[tuple[int, Kind], int] = {}
         self.live = 0
+        #: Per stage and microbatch, the slices whose W is still to come.
+        self.open: dict[tuple[int, int], int] = {}
         self.steps = tuple(self._step(action) for action in flat(program.steps))
 
     def _is_here(self, stage: int) -> bool:
@@ -199,13 +201,17 @@ class _RankWalk:
         return PlannedStep(a, live=self.live)
 
     def _forward(self, a: Action, saved: _Slots) -> PlannedStep:
-        slot = saved.take(a.microbatch)
+        if a.slice:
+            slot = saved.held[a.microbatch]
+        else:
+            slot = saved.take(a.microbatch)
+            self.open[a.stage, a.microbatch] = self.schedule.num_slices
         if a.kind is Kind.F and self._is_here(self.schedule.stage_after(a.stage)):
             self._buffer(a.stage, Kind.F, 1)
         if a.kind is Kind.F and self.schedule.has(a._replace(kind=Kind.R)):
             # Made again later: only the input is kept, which is the channel's.
             saved.give(a.microbatch)
-        else:
+        elif a.slice == 0:
             self.live += self.tapes[a.stage].saved_bytes
         return PlannedStep(a, slot, 0, self.live)
 
@@ -213,14 +219,18 @@ class _RankWalk:
         tapes = self.tapes[a.stage]
         saved_slot = saved.held[a.microbatch]
         if a.kind in (Kind.I, Kind.B):
-            held_slot = held.take(a.microbatch)
-            self.live += tapes.held_bytes
+            if a.microbatch not in held.held:
+                held.take(a.microbatch)
+                self.live += tapes.held_bytes
             if self._is_here(self.schedule.stage_before(a.stage)):
                 self._buffer(a.stage, Kind.B, 1)
+        held_slot = held.held[a.microbatch]
         if a.kind in (Kind.W, Kind.B):
-            held_slot = held.give(a.microbatch)
-            saved.give(a.microbatch)
-            self.live -= tapes.held_bytes + tapes.saved_bytes
+            self.open[a.stage, a.microbatch] -= 1
+            if not self.open[a.stage, a.microbatch]:
+                held.give(a.microbatch)
+                saved.give(a.microbatch)
+                self.live -= tapes.held_bytes + tapes.saved_bytes
             self._release_inputs(a.stage)
         return PlannedStep(a, saved_slot, held_slot, self.live)
 
@@ -306,6 +316,7 @@ def plan(
         schedule.num_microbatches,
         threads_per_rank,
         with_loss,
+        schedule.num_slices,
     )
     programs = schedule.programs()
     walks = [_RankWalk(program, tapes, schedule) for program in programs]
@@ -374,6 +385,7 @@ def stage_tapes(
     num_microbatches: int,
     threads: int = 1,
     with_loss: bool = True,
+    num_slices: int = 1,
 ) -> list[StageTapes]:
     """The tapes of every stage of a partition."""
     layers = list(enumerate(partition.model.layers))
@@ -388,6 +400,7 @@ def stage_tapes(
             is_first=s == 0,
             is_last=s == last,
             with_loss=with_loss,
+            num_slices=num_slices,
         )
         for s in range(last + 1)
     ]

@@ -27,7 +27,7 @@ static int create_rank(rk_engine *engine, int index, int64_t arena_bytes) {
 
 static int create_stage(rk_engine *engine, int index, const rk_stage_spec *spec) {
     rk_stage *stage = &engine->stages[index];
-    int64_t m = engine->config.num_microbatches;
+    int64_t m = (int64_t)engine->config.num_microbatches * engine->config.num_slices;
     stage->spec = *spec;
     void ***tables[4] = {&stage->input, &stage->output, &stage->doutput, &stage->dinput};
     for (int i = 0; i < 4; i++) {
@@ -53,8 +53,8 @@ static int create_parts(rk_engine *engine, const rk_stage_spec *stages,
 
 rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                      const rk_stage_spec *stages, const rk_channel_spec *channels,
-                     const rk_param_spec *params, const rk_call *calls, int64_t num_calls,
-                     const int64_t *arena_bytes) {
+                     const rk_param_spec *params, const rk_tape *tapes, int64_t num_tapes,
+                     const rk_call *calls, int64_t num_calls, const int64_t *arena_bytes) {
     /* rk_rank holds members aligned to cache lines. */
     rk_engine *engine = calloc(1, sizeof *engine);
     if (!engine) return NULL;
@@ -66,6 +66,7 @@ rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
     engine->channels = aligned_alloc(64, channels_bytes);
     engine->stages = calloc((size_t)config->num_stages, sizeof *engine->stages);
     engine->params = copy_of(params, config->num_params, sizeof *params);
+    engine->tapes = copy_of(tapes, num_tapes, sizeof *tapes);
     engine->calls = copy_of(calls, num_calls, sizeof *calls);
     engine->num_calls = (int32_t)num_calls;
     engine->square_sums = calloc((size_t)config->num_params * 2 + 1, sizeof(double));
@@ -74,7 +75,8 @@ rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
     if (engine->ranks) memset(engine->ranks, 0, ranks_bytes);
     if (engine->channels) memset(engine->channels, 0, channels_bytes);
     int whole = engine->ranks && engine->channels && engine->stages && engine->params &&
-                engine->calls && engine->square_sums && engine->gathered && engine->rank_end;
+                engine->tapes && engine->calls && engine->square_sums && engine->gathered &&
+                engine->rank_end;
     if (!whole || !create_parts(engine, stages, channels, arena_bytes)) {
         rk_destroy(engine);
         return NULL;
@@ -148,6 +150,7 @@ void rk_destroy(rk_engine *engine) {
     free(engine->gathered);
     free(engine->square_sums);
     free(engine->calls);
+    free(engine->tapes);
     free(engine->params);
     free(engine->stages);
     free(engine->channels);

@@ -76,6 +76,11 @@ static rk_channel *channel_of(rk_engine *engine, const rk_step *step) {
     return &engine->channels[index];
 }
 
+/* What a message carries: the number of a slice of a microbatch. */
+static int32_t unit_of(const rk_engine *engine, const rk_step *step) {
+    return step->microbatch * engine->config.num_slices + step->slice;
+}
+
 static int has_room(rk_rank *rank, const rk_step *step) {
     rk_channel *channel = channel_of(rank->engine, step);
     if (channel->spec.capacity > 0) return rk_queued(&channel->full) < channel->spec.capacity;
@@ -93,7 +98,8 @@ static int send(rk_rank *rank, const rk_step *step, int wait) {
     rk_stage *stage = &engine->stages[step->stage];
     if (wait && !wait_until(rank, has_room, step)) return 0;
     void **out = step->kind == RK_SEND_F ? stage->output : stage->dinput;
-    rk_push(&channel->full, out[step->microbatch], step->microbatch);
+    int32_t unit = unit_of(engine, step);
+    rk_push(&channel->full, out[unit], unit);
     rk_ring_bell(engine, channel->spec.consumer);
     return 1;
 }
@@ -107,16 +113,16 @@ static int receive(rk_rank *rank, const rk_step *step, int wait) {
         rk_ring_bell(engine, channel->spec.producer);
     }
     if (wait && !wait_until(rank, has_message, step)) return 0;
-    int32_t microbatch = -1;
-    void *pointer = rk_pop(&channel->full, &microbatch);
-    if (!pointer || microbatch != step->microbatch) {
+    int32_t unit = -1;
+    void *pointer = rk_pop(&channel->full, &unit);
+    if (!pointer || unit != unit_of(engine, step)) {
         rk_fail(engine, RK_MISMATCHED, rank);
         return 0;
     }
     if (step->kind == RK_RECV_F)
-        stage->input[microbatch] = pointer;
+        stage->input[unit] = pointer;
     else
-        stage->doutput[microbatch] = pointer;
+        stage->doutput[unit] = pointer;
     rk_ring_bell(engine, channel->spec.producer);
     return 1;
 }
@@ -137,7 +143,7 @@ static void set_place(rk_rank *rank, const rk_step *step, rk_place *place) {
     rk_engine *engine = rank->engine;
     rk_stage *stage = &engine->stages[step->stage];
     const rk_stage_spec *spec = &stage->spec;
-    int32_t mb = step->microbatch;
+    int32_t mb = step->microbatch, unit = unit_of(engine, step);
     int64_t at = atomic_load_explicit(&rank->at_step, memory_order_relaxed);
     place->base[RK_PARAM] = rank->arena + spec->param;
     place->base[RK_GRAD] = rank->arena + spec->grad + step->group * spec->grad_stride;
@@ -145,10 +151,10 @@ static void set_place(rk_rank *rank, const rk_step *step, rk_place *place) {
     place->base[RK_SCRATCH] = rank->arena + spec->scratch;
     place->base[RK_SAVED] = rank->arena + spec->saved + step->saved_slot * spec->saved_stride;
     place->base[RK_HELD] = rank->arena + spec->held + step->held_slot * spec->held_stride;
-    place->base[RK_INPUT] = stage->input[mb];
-    place->base[RK_OUTPUT] = stage->output[mb];
-    place->base[RK_DOUTPUT] = stage->doutput[mb];
-    place->base[RK_DINPUT] = stage->dinput[mb];
+    place->base[RK_INPUT] = stage->input[unit];
+    place->base[RK_OUTPUT] = stage->output[unit];
+    place->base[RK_DOUTPUT] = stage->doutput[unit];
+    place->base[RK_DINPUT] = stage->dinput[unit];
     /* R makes what F did not keep; its output has been sent long ago. */
     if (step->kind == RK_R) place->base[RK_OUTPUT] = rank->arena + spec->spare;
     place->data = engine->data;
@@ -157,12 +163,14 @@ static void set_place(rk_rank *rank, const rk_step *step, rk_place *place) {
     place->num_microbatches = engine->config.num_microbatches;
     place->loss =
         engine->losses + (at - engine->first_step) * engine->config.num_microbatches + mb;
+    if (step->kind == RK_R) place->loss = NULL; /* F has told it */
 }
 
 static void run_tape(rk_rank *rank, const rk_step *step, int tape, const rk_place *place) {
-    const rk_stage_spec *spec = &rank->engine->stages[step->stage].spec;
-    rk_run_tape(rank->team, rank->engine->calls + spec->tape_first[tape],
-                spec->tape_count[tape], place);
+    const rk_engine *engine = rank->engine;
+    int32_t first = engine->stages[step->stage].spec.tapes + step->slice * RK_NUM_TAPES;
+    const rk_tape *run = &engine->tapes[first + tape];
+    rk_run_tape(rank->team, engine->calls + run->first, run->count, place);
 }
 
 /* With both stages on one rank the pointer is simply passed on; no channel queue is involved. */
@@ -172,37 +180,37 @@ static int is_local(const rk_engine *engine, int32_t channel) {
 }
 
 /* An evaluation keeps nothing: an input goes back as soon as it was read. */
-static void after_forward(rk_engine *engine, rk_stage *stage, int32_t mb) {
-    if (is_local(engine, stage->spec.channel_out)) (stage + 1)->input[mb] = stage->output[mb];
+static void after_forward(rk_engine *engine, rk_stage *stage, int32_t unit) {
+    if (is_local(engine, stage->spec.channel_out)) (stage + 1)->input[unit] = stage->output[unit];
     if (engine->program == RK_EVALUATE)
-        give_back(engine, stage->spec.channel_in, stage->input[mb]);
+        give_back(engine, stage->spec.channel_in, stage->input[unit]);
 }
 
 static void compute(rk_rank *rank, const rk_step *step) {
     rk_engine *engine = rank->engine;
     rk_stage *stage = &engine->stages[step->stage];
-    int32_t mb = step->microbatch;
+    int32_t unit = unit_of(engine, step);
     int kind = step->kind;
     rk_place place;
-    if (kind == RK_F) stage->output[mb] = take_buffer(engine, stage->spec.channel_out);
+    if (kind == RK_F) stage->output[unit] = take_buffer(engine, stage->spec.channel_out);
     if (kind == RK_I || kind == RK_B)
-        stage->dinput[mb] = take_buffer(engine, stage->spec.channel_din);
+        stage->dinput[unit] = take_buffer(engine, stage->spec.channel_din);
     set_place(rank, step, &place);
     if (kind == RK_R) run_tape(rank, step, RK_TAPE_F, &place);
     if (kind == RK_F) {
         run_tape(rank, step, RK_TAPE_F, &place);
-        after_forward(engine, stage, mb);
+        after_forward(engine, stage, unit);
         return;
     }
     if (kind == RK_I || kind == RK_B) {
         run_tape(rank, step, RK_TAPE_I, &place);
         if (is_local(engine, stage->spec.channel_din))
-            (stage - 1)->doutput[mb] = stage->dinput[mb];
+            (stage - 1)->doutput[unit] = stage->dinput[unit];
     }
     if (kind == RK_W || kind == RK_B) {
         run_tape(rank, step, RK_TAPE_W, &place);
-        give_back(engine, stage->spec.channel_in, stage->input[mb]);
-        give_back(engine, stage->spec.channel_dout, stage->doutput[mb]);
+        give_back(engine, stage->spec.channel_in, stage->input[unit]);
+        give_back(engine, stage->spec.channel_dout, stage->doutput[unit]);
     }
 }
 
