@@ -14,6 +14,32 @@ def evaluate(
     lag: Ticks | None = None,
     origin: Ticks | None = None,
 ) -> tuple[Ticks, Ticks, Ticks]: ...
+def evaluate_again(
+    order: Ints,
+    previous: Ints,
+    dep_start: Ints,
+    dep: Ints,
+    duration: Ticks,
+    lag: Ticks,
+) -> tuple[Ticks, Ticks, Ticks]: ...
+
+class Program:
+    num_records: int
+    num_slots: int
+    def __init__(
+        self,
+        order: Ints,
+        previous: Ints,
+        dep_start: Ints,
+        dep: Ints,
+        key: Ints,
+        lag: Ints,
+        num_keys: int,
+        asked: npt.ArrayLike,
+    ) -> None: ...
+    def run(self, cost: Ticks) -> Ticks: ...
+    def run_latest(self, cost: Ticks) -> int: ...
+    def run_many(self, costs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]: ...
 
 class Orders:
     peak: npt.NDArray[np.float64]
