@@ -35,6 +35,13 @@ cdef extern from "program.h" nogil:
                        int32_t *num_slots, int32_t *scratch)
     void tl_run(const tl_program *p, const int64_t *cost, int64_t *slots)
     void tl_run_lanes(const tl_program *p, const double *cost, double *slots)
+    ctypedef struct tl_prices:
+        int64_t num_keys, num_pairs
+        const int32_t *first
+        const int32_t *second
+        const int32_t *pair
+        const double *count
+    double tl_price(const tl_prices *p, const double *price, double *cost)
 
 
 cdef extern from "orders.h" nogil:
@@ -220,7 +227,7 @@ cdef class Program:
     cdef object kept
     cdef int64_t keys
     cdef int32_t[::1] slots_asked
-    cdef int64_t[::1] slots
+    cdef int64_t[::1] slots, costs
     cdef double[::1] lane_slots, lane_costs
     cdef readonly int64_t num_records, num_slots
 
@@ -265,34 +272,41 @@ cdef class Program:
         self.keys, self.num_slots = num_keys, num_slots
         self.slots_asked = slot[asked]
         self.slots = np.zeros(num_slots, np.int64)
+        self.costs = np.zeros(num_keys, np.int64)
         self.lane_slots = np.zeros(num_slots * TL_LANES)
         self.lane_costs = np.zeros(num_keys * TL_LANES)
 
-    def run(self, const int64_t[::1] cost not None):
-        """The ends of the nodes asked for, (asked,) int64, under one vector of costs."""
+    cdef int _run(self, const double[::1] cost) except -1:
         cdef int64_t i
         if cost.shape[0] != self.keys or self.keys == 0:
             raise ValueError(f"{self.keys} keys, but {cost.shape[0]} costs")
-        tl_run(&self.program, &cost[0], &self.slots[0])
+        for i in range(self.keys):
+            self.costs[i] = <int64_t>cost[i]
+        tl_run(&self.program, &self.costs[0], &self.slots[0])
+        return 0
+
+    def run(self, const double[::1] cost not None):
+        """The ends of the nodes asked for, (asked,) int64, under one vector of costs, whole
+        numbers of which the sum must stay below 2^53."""
+        cdef int64_t i
+        self._run(cost)
         found = np.empty(self.slots_asked.shape[0], np.int64)
         cdef int64_t[::1] found_ = found
         for i in range(found_.shape[0]):
             found_[i] = self.slots[self.slots_asked[i]]
         return found
 
-    def run_latest(self, const int64_t[::1] cost not None):
+    def run_latest(self, const double[::1] cost not None):
         """The latest end of those that are asked for, an int; 0 for none."""
         cdef int64_t i, latest = 0
-        if cost.shape[0] != self.keys or self.keys == 0:
-            raise ValueError(f"{self.keys} keys, but {cost.shape[0]} costs")
-        tl_run(&self.program, &cost[0], &self.slots[0])
+        self._run(cost)
         for i in range(self.slots_asked.shape[0]):
             latest = max(latest, self.slots[self.slots_asked[i]])
         return latest
 
     def run_many(self, const double[:, ::1] costs not None):
-        """As run, for every row of (k, keys) whole numbers: (k, asked), evaluated eight at a
-        time. Sums must stay below 2^53."""
+        """As run, for every row of (k, keys): (k, asked) doubles, evaluated eight at a
+        time."""
         cdef int64_t k = costs.shape[0], n = self.slots_asked.shape[0], first, i, j, lane
         cdef int64_t lanes = TL_LANES, keys = self.keys
         if costs.shape[1] != self.keys or self.keys == 0:
@@ -311,6 +325,57 @@ cdef class Program:
                 for i in range(n):
                     found_[first + lane, i] = slots[self.slots_asked[i] * lanes + lane]
         return found
+
+
+cdef class Prices:
+    """How prices become the vector of costs that a Program reads (program.h).
+
+    Cost k is the sum of two prices out of `num_prices`, numbers `first[k]` and `second[k]`
+    (-1: nothing). `pairs`, (n, 3): a key and the two whose costs it is the sum of, once these
+    are whole. `count`: (keys,), how often a program reads each.
+    Raises ValueError for numbers that there are not.
+    """
+
+    cdef tl_prices prices
+    cdef list kept
+    cdef int64_t num_prices
+
+    def __init__(self, num_prices, first, second, pairs, count):
+        keys = len(first)
+        self.num_prices, self.kept = num_prices, []
+        first = _room(first, np.int32, (keys,), "first")
+        second = _room(second, np.int32, (keys,), "second")
+        pairs = _room(pairs, np.int32, (len(pairs), 3), "pairs")
+        count = _room(count, np.float64, (keys,), "count")
+        for array, high, name in ((first, num_prices, "first"), (second, num_prices, "second")):
+            _within(array, -1, high, name)
+        _within(pairs, 0, keys, "pairs")
+        cdef int32_t[::1] first_ = first, second_ = second, pairs_ = pairs.reshape(-1)
+        cdef double[::1] count_ = count
+        self.kept += [first, second, pairs, count]
+        self.prices.num_keys, self.prices.num_pairs = keys, len(pairs)
+        if keys:
+            self.prices.first, self.prices.second = &first_[0], &second_[0]
+            self.prices.count = &count_[0]
+        if len(pairs):
+            self.prices.pair = &pairs_[0]
+
+    def fill(self, const double[::1] price not None, double[::1] cost not None):
+        """Fills `cost`, (keys,), with whole ticks and returns the tick: 1e-9, or so many times
+        ten of it that all costs of the program together are at most 2^53 ticks. Raises
+        ValueError where they add up to no number."""
+        if price.shape[0] != self.num_prices or cost.shape[0] != self.prices.num_keys:
+            raise ValueError(f"{self.num_prices} prices and {self.prices.num_keys} costs, but "
+                             f"{price.shape[0]} and {cost.shape[0]} given")
+        if cost.shape[0] == 0:
+            return 1e-9
+        cdef const double *prices = NULL
+        if price.shape[0]:
+            prices = &price[0]
+        cdef double tick = tl_price(&self.prices, prices, &cost[0])
+        if tick == 0:
+            raise ValueError("the costs add up to more than a float can hold")
+        return tick
 
 
 cdef _room(array, dtype, tuple shape, str name):

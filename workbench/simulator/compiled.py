@@ -139,6 +139,8 @@ class Compiled:
 
     def _fit(self, costs: CostModel) -> None:
         size = self._size
+        if costs.plain and len(costs.times) in (1, size["num_stages"]):
+            return  # the common case, quickly
         if self._schedule is not None:
             costs.fits(f"schedule {self._schedule.name!r}", **size)
             return
@@ -149,9 +151,8 @@ class Compiled:
     def _ticks(self, costs: CostModel) -> tuple[Floats, float, Keys, _timeline.Program]:
         self._fit(costs)
         keys, program = self._laid_out(costs)
-        prices = np.empty(len(keys))
-        priced = keys.prices(costs, self.num_ranks, prices)
-        return *keys.ticks(prices, priced), keys, program
+        ticks = np.empty(len(keys))
+        return ticks, keys.fill(costs, self.num_ranks, ticks), keys, program
 
     # ---- evaluating ------------------------------------------------------------------
 
@@ -159,13 +160,13 @@ class Compiled:
         """When the last rank ends, in the unit of the costs: ``simulate``'s makespan, to
         the bit."""
         ticks, tick, _, program = self._ticks(costs)
-        return program.run_latest(ticks.astype(np.int64)) * tick
+        return program.run_latest(ticks) * tick
 
     def spans(self, costs: CostModel) -> Floats:
         """By rank with work: from the start of its first to the end of its last, in the
         unit of the costs. Their maximum is ``Trace.span``."""
         ticks, tick, keys, program = self._ticks(costs)
-        ends = program.run(ticks.astype(np.int64))
+        ends = program.run(ticks)
         return self._spans(ends, ticks, keys) * tick
 
     def _spans(self, ends: Floats | Ints, ticks: Floats, keys: Keys) -> Floats:
@@ -216,8 +217,7 @@ class Compiled:
                 some = members[at : at + step]
                 table, tick = np.empty((len(some), len(keys))), np.empty(len(some))
                 for row, i in enumerate(some):
-                    priced = keys.prices(costs[i], self.num_ranks, table[row])
-                    table[row], tick[row] = keys.ticks(table[row], priced)
+                    tick[row] = keys.fill(costs[i], self.num_ranks, table[row])
                 yield np.array(some), program.run_many(table), table, tick, keys
 
     def trace(self, costs: CostModel) -> Trace:

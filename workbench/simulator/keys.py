@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..schedule import DATA, KIND_CODE, Graph, Kind, Overlap, halves
-from .costs import COSTED, CostModel
-from .ticks import tick_for
+from cython_kernels import _timeline
+
+from ..schedule import DATA, KIND_CODE, KINDS, Graph, Kind, Overlap, halves
+from .costs import COLUMN, COSTED, CostModel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -76,38 +77,77 @@ class Keys:
         both = np.concatenate([self.node, self.edge])
         return np.bincount(both, minlength=len(self)).astype(np.float64)
 
-    def prices(self, costs: CostModel, num_ranks: int, out: Floats) -> bool:
-        """Fills ``out``, (keys,), in the costs' unit; False where overlaps have no price
-        of their own."""
+    # ---- the costs of all keys -------------------------------------------------------
+
+    def fill(self, costs: CostModel, num_ranks: int, out: Floats) -> float:
+        """Fills ``out``, (keys,), with whole ticks, as doubles; returns the tick."""
+        if costs.plain:
+            prices, room = self._plain(len(costs.times), costs.overlap is not None)
+            room[0] = costs.hop
+            room[1] = costs.overlap or 0.0
+            room[2:] = costs.times.reshape(-1)
+            return prices.fill(room, out)
+        prices, room = self._any(costs.overlap is not None)
+        with np.errstate(over="ignore"):  # fill names what is too much
+            self._prices(costs, num_ranks, room)
+        return prices.fill(room, out)
+
+    def _prices(self, costs: CostModel, num_ranks: int, out: Floats) -> None:
+        """Fills ``out``, (keys,), in the costs' unit."""
         pairs, actions = self._starts
-        factor = None if costs.speed is None else costs.factors(num_ranks)
-        out[0] = 0.0
+        factor = costs.factors(num_ranks)
         if pairs > 1:
             sender, receiver, stage, forward = self.messages
             out[1:pairs] = costs.flights(sender, receiver, stage, forward != 0)
         rank, *fields = self.actions
-        out[actions:] = costs.durations(*fields)
-        if factor is not None:
-            out[actions:] *= factor[rank]
-        if actions == pairs:
-            return True
+        out[actions:] = costs.durations(*fields) * factor[rank]
         forwards, backwards, rank = self._sides
         priced = costs.pairs(forwards, backwards)
         if priced is not None:
-            out[pairs:actions] = priced if factor is None else priced * factor[rank]
-            return True
-        out[pairs:actions] = out[actions:][self.pairs].sum(axis=0)
-        return False
+            out[pairs:actions] = priced * factor[rank]
 
-    def ticks(self, prices: Floats, priced: bool) -> tuple[Floats, float]:
-        """(whole ticks in doubles, the tick) of a vector of prices."""
-        with np.errstate(over="ignore", invalid="ignore"):  # tick_for names it
-            tick = tick_for(float(prices @ self.counts))
-        found = np.rint(prices / tick)
-        if not priced:
+    @cached_property
+    def _kept(self) -> dict[tuple[int, bool], tuple[_timeline.Prices, Floats]]:
+        return {}
+
+    def _sums(self, priced: bool) -> Ints:
+        """(n, 3): pairs that cost what their two actions do, as keys."""
+        pairs, actions = self._starts
+        if priced:
+            return np.empty((0, 3), np.int64)
+        keys = np.arange(pairs, actions)
+        return np.stack([keys, *(self.pairs + actions)], axis=1)
+
+    def _any(self, priced: bool) -> tuple[_timeline.Prices, Floats]:
+        """From one price per key; and room for these."""
+        if (0, priced) not in self._kept:
+            own, none = np.arange(len(self)), np.full(len(self), -1)
+            prices = _timeline.Prices(
+                len(self), own, none, self._sums(priced), self.counts
+            )
+            self._kept[0, priced] = prices, np.zeros(len(self))
+        return self._kept[0, priced]
+
+    def _plain(self, rows: int, priced: bool) -> tuple[_timeline.Prices, Floats]:
+        """From hop, overlap and times of so many rows: a B is the sum of I and W; and
+        room for these."""
+        if (rows, priced) not in self._kept:
             pairs, actions = self._starts
-            found[pairs:actions] = found[actions:][self.pairs].sum(axis=0)
-        return found, tick
+            first, second = np.full((2, len(self)), -1)
+            first[1:pairs] = 0
+            if priced:
+                first[pairs:actions] = 1
+            row = 2 + len(COSTED) * (self.actions[1] if rows > 1 else 0)
+            kind = self.actions[2]
+            column = np.array([COLUMN.get(k, COLUMN[Kind.I]) for k in KINDS])
+            first[actions:] = row + column[kind]
+            full = kind == KIND_CODE[Kind.B]
+            second[actions:] = np.where(full, row + COLUMN[Kind.W], -1)
+            size = 2 + len(COSTED) * rows
+            sums = self._sums(priced)
+            prices = _timeline.Prices(size, first, second, sums, self.counts)
+            self._kept[rows, priced] = prices, np.zeros(size)
+        return self._kept[rows, priced]
 
 
 # ---- from a graph --------------------------------------------------------------------

@@ -1,6 +1,7 @@
 /* program.c - see program.h. Passes over plain arrays; nothing is allocated. */
 #include "program.h"
 
+#include <math.h>
 #include <string.h>
 
 #define ORIGIN (-1) /* in place of a node: time 0 */
@@ -164,4 +165,27 @@ void tl_run_lanes(const tl_program *p, const double *cost, double *slots) {
     if (__builtin_cpu_supports("avx2")) return lanes_avx2(p, cost, slots);
 #endif
     lanes(p, cost, slots);
+}
+
+/* ---- costs --------------------------------------------------------------------------------- */
+
+double tl_price(const tl_prices *p, const double *price, double *cost) {
+    double total = 0, tick = 1e-9;
+    for (int64_t i = 0; i < p->num_keys; i++) {
+        cost[i] = (p->first[i] < 0 ? 0 : price[p->first[i]]) +
+                  (p->second[i] < 0 ? 0 : price[p->second[i]]);
+    }
+    for (int64_t i = 0; i < p->num_pairs; i++) {
+        const int32_t *pair = p->pair + 3 * i;
+        cost[pair[0]] = cost[pair[1]] + cost[pair[2]];
+    }
+    for (int64_t i = 0; i < p->num_keys; i++) total += cost[i] * p->count[i];
+    if (!(total < INFINITY)) return 0;
+    while (total / tick > 9007199254740992.0) tick *= 10;
+    for (int64_t i = 0; i < p->num_keys; i++) cost[i] = rint(cost[i] / tick);
+    for (int64_t i = 0; i < p->num_pairs; i++) {
+        const int32_t *pair = p->pair + 3 * i;
+        cost[pair[0]] = cost[pair[1]] + cost[pair[2]];
+    }
+    return tick;
 }

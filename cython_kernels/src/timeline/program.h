@@ -50,4 +50,17 @@ void tl_run(const tl_program *p, const int64_t *cost, int64_t *slots);
  * Times must be whole numbers whose sum is at most 2^53: lanes are then exact, too. */
 void tl_run_lanes(const tl_program *p, const double *cost, double *slots);
 
+/* How the costs of a plain model become the vector that a program reads: cost number k is the sum
+ * of two prices, and the last num_pairs sums are of two costs once these are whole. */
+typedef struct tl_prices {
+    int64_t num_keys, num_pairs;
+    const int32_t *first, *second; /* by key: prices, -1 for nothing */
+    const int32_t *pair;           /* by pair: its key, and the keys of both, side by side */
+    const double *count;           /* by key: how often a program reads it */
+} tl_prices;
+
+/* Fills cost with whole ticks and returns the tick: 1e-9, or ten, a hundred, ... times that where
+ * all costs together were more than 2^53 ticks. Returns 0 where they add up to no number. */
+double tl_price(const tl_prices *p, const double *price, double *cost);
+
 #endif
