@@ -372,7 +372,26 @@ cdef class Prices:
         cdef const double *prices = NULL
         if price.shape[0]:
             prices = &price[0]
-        cdef double tick = tl_price(&self.prices, prices, &cost[0])
+        return self._fill(prices, &cost[0])
+
+    def fill_many(self, const double[:, ::1] price not None, double[:, ::1] cost not None):
+        """As fill, for every row of `price`, (k, prices), and `cost`, (k, keys): the ticks,
+        (k,)."""
+        cdef int64_t i, k = price.shape[0]
+        if (cost.shape[0] != k or price.shape[1] != self.num_prices
+                or cost.shape[1] != self.prices.num_keys):
+            raise ValueError(f"{self.num_prices} prices and {self.prices.num_keys} costs a row, "
+                             f"but {price.shape[1]} and {cost.shape[1]} given, in {k} and "
+                             f"{cost.shape[0]} rows")
+        ticks = np.full(k, 1e-9)
+        cdef double[::1] ticks_ = ticks
+        if self.num_prices and self.prices.num_keys:
+            for i in range(k):
+                ticks_[i] = self._fill(&price[i, 0], &cost[i, 0])
+        return ticks
+
+    cdef double _fill(self, const double *price, double *cost) except 0:
+        cdef double tick = tl_price(&self.prices, price, cost)
         if tick == 0:
             raise ValueError("the costs add up to more than a float can hold")
         return tick

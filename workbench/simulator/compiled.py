@@ -7,7 +7,8 @@ once where there are many.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +17,7 @@ from cython_kernels import _timeline
 
 from ..schedule import Graph, Kind, Program, Schedule, ScheduleError, graph, halves
 from ..trace import Trace
-from .costs import COSTED, CostModel
+from .costs import COSTED, CostModel, checked_times
 from .events import Events
 from .keys import Asked, Floats, Ints, Keys
 
@@ -185,40 +186,89 @@ class Compiled:
         )
         return start, ready, end, tick
 
-    def batch(self, costs: Sequence[CostModel]) -> Floats:
+    def batch(
+        self, costs: Sequence[CostModel] | CostModel, times: Floats | None = None
+    ) -> Floats:
         """(k,): the makespan under every one of k cost models, eight evaluated at a
-        time; each is what ``makespan`` says of it, to the bit."""
+        time; each is what ``makespan`` says of it, to the bit.
+
+        Or, faster where they are many, under one model whose ``times`` are each of an
+        array (k, stages or 1, 6).
+        """
+        lasts = len(self._ends[0])
+        return self._batch(
+            costs, times, lambda ends, *_: ends[:, :lasts].max(axis=1, initial=0)
+        )
+
+    def batch_spans(
+        self, costs: Sequence[CostModel] | CostModel, times: Floats | None = None
+    ) -> Floats:
+        """(k,): as batch, the longest of the ranks' spans."""
+        return self._batch(
+            costs, times, lambda *told: self._spans(*told).max(axis=1, initial=0)
+        )
+
+    def _batch(
+        self,
+        costs: Sequence[CostModel] | CostModel,
+        times: Floats | None,
+        of: Callable[[Floats, Floats, Keys], Floats],
+    ) -> Floats:
+        if isinstance(costs, CostModel):
+            if times is None:
+                raise ValueError(
+                    "give a list of cost models, or one and an array of times"
+                )
+            times = checked_times(times)
+            if costs.plain and len(times):
+                return self._batch_times(costs, times, of)
+            costs = [replace(costs, times=table) for table in times]
+        elif times is not None:
+            raise ValueError("times go with one cost model, not with a list of them")
         found = np.empty(len(costs))
-        for members, ends, _, tick, _ in self._groups(costs):
-            found[members] = ends[:, : len(self._ends[0])].max(axis=1, initial=0) * tick
+        for members, table, tick, keys, program in self._groups(costs):
+            found[members] = of(program.run_many(table), table, keys) * tick
         return found
 
-    def batch_spans(self, costs: Sequence[CostModel]) -> Floats:
-        """(k,): as batch, the longest of the ranks' spans."""
-        found = np.empty(len(costs))
-        for members, ends, ticks, tick, keys in self._groups(costs):
-            spans = self._spans(ends, ticks, keys)
-            found[members] = spans.max(axis=1, initial=0) * tick
+    def _batch_times(
+        self,
+        costs: CostModel,
+        times: Floats,
+        of: Callable[[Floats, Floats, Keys], Floats],
+    ) -> Floats:
+        self._fit(replace(costs, times=times[0]))
+        keys, program = self._laid_out(costs)
+        found = np.empty(len(times))
+        step = self._at_a_time(keys)
+        for at in range(0, len(times), step):
+            some = times[at : at + step]
+            table = np.empty((len(some), len(keys)))
+            tick = keys.fill_many(costs, some, table)
+            found[at : at + step] = of(program.run_many(table), table, keys) * tick
         return found
 
     def _groups(
         self, costs: Sequence[CostModel]
-    ) -> Iterator[tuple[Ints, Floats, Floats, Floats, Keys]]:
-        """(which models, their ends, costs in ticks, ticks, keys), a few models of one
-        kind at a time."""
+    ) -> Iterator[tuple[list[int], Floats, Floats, Keys, _timeline.Program]]:
+        """(which models, their costs in ticks, ticks, keys, program), a few models of
+        one kind at a time."""
         kinds: dict[tuple[bool, bool], list[int]] = {}
         for i, model in enumerate(costs):
             self._fit(model)
             kinds.setdefault((model.by_action, model.blocking), []).append(i)
         for members in kinds.values():
             keys, program = self._laid_out(costs[members[0]])
-            step = max(8, _CHUNK // len(keys) // 8 * 8)
+            step = self._at_a_time(keys)
             for at in range(0, len(members), step):
                 some = members[at : at + step]
                 table, tick = np.empty((len(some), len(keys))), np.empty(len(some))
                 for row, i in enumerate(some):
                     tick[row] = keys.fill(costs[i], self.num_ranks, table[row])
-                yield np.array(some), program.run_many(table), table, tick, keys
+                yield some, table, tick, keys, program
+
+    @staticmethod
+    def _at_a_time(keys: Keys) -> int:
+        return max(8, _CHUNK // len(keys) // 8 * 8)
 
     def trace(self, costs: CostModel) -> Trace:
         """The trace of one step under these costs (see ``simulate``)."""

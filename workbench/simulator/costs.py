@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -187,7 +188,13 @@ class CostModel:
 
     def draws(self, count: int) -> tuple[CostModel, ...]:
         """The model under ``count`` different lucks, draws 0 to count - 1."""
-        return tuple(replace(self, draw=number) for number in range(count))
+        found: list[CostModel] = []
+        for number in range(count):
+            # One copy is checked, the others share its arrays.
+            model = replace(self, draw=number) if not found else copy(found[0])
+            object.__setattr__(model, "draw", number)
+            found.append(model)
+        return tuple(found)
 
     # ---- what it says ----------------------------------------------------------------
 
@@ -210,10 +217,11 @@ class CostModel:
     @cached_property
     def plain(self) -> bool:
         """Whether times, hop and one price for all overlaps say everything."""
-        special = (self.latency, self.bandwidth, self.speed, self.slice_weights)
+        special = (self.latency, self.bandwidth, self.speed)
         return (
             all(value is None for value in special)
             and not isinstance(self.overlap, np.ndarray)
+            and not isinstance(self.message_bytes, np.ndarray)
             and not self.blocking
             and not self.by_action
         )
@@ -358,6 +366,16 @@ class CostModel:
             f"<table><thead><tr><th>stage</th>{head}</tr></thead><tbody>{body}</tbody>"
             f"<caption>costs in {self.unit}, hop {self.hop:.6g}</caption></table>"
         )
+
+
+def checked_times(values: Any) -> Floats:
+    """(k, rows, 6): many ``times``. Raises ValueError for what is none."""
+    times = _costs("times", values)
+    if times.ndim != 3 or times.shape[2] != len(COSTED) or not times.shape[1]:
+        raise ValueError(
+            f"times must be (k, stages or 1, {len(COSTED)}), got {times.shape}"
+        )
+    return np.ascontiguousarray(times)
 
 
 def _costs(name: str, value: Any) -> Floats:

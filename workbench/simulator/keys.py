@@ -92,6 +92,16 @@ class Keys:
             self._prices(costs, num_ranks, room)
         return prices.fill(room, out)
 
+    def fill_many(self, costs: CostModel, times: Floats, out: Floats) -> Floats:
+        """As fill, for a plain model with other times, (k, rows, 6), in its place: fills
+        ``out``, (k, keys), and returns the ticks, (k,)."""
+        prices, _ = self._plain(times.shape[1], costs.overlap is not None)
+        room = np.empty((len(times), 2 + times[0].size))
+        room[:, 0] = costs.hop
+        room[:, 1] = costs.overlap or 0.0
+        room[:, 2:] = times.reshape(len(times), -1)
+        return prices.fill_many(room, out)
+
     def _prices(self, costs: CostModel, num_ranks: int, out: Floats) -> None:
         """Fills ``out``, (keys,), in the costs' unit."""
         pairs, actions = self._starts
