@@ -14,7 +14,7 @@ from .actions import (
 from .catalogue import SCHEDULES
 from .draw import side_by_side
 from .graph import BARRIER, CAPACITY, DATA, Graph, graph
-from .ir import Program, Schedule, ScheduleError
+from .ir import Program, Schedule, ScheduleError, in_flight_changes
 from .lower import lower, lower_forward
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "ScheduleError",
     "graph",
     "halves",
+    "in_flight_changes",
     "lower",
     "lower_forward",
     "parse",

@@ -218,7 +218,7 @@ def _check_memory(schedule: Schedule, limit: int) -> None:
             continue
         held = 0
         row = schedule.ranks[rank]
-        for step, change in enumerate(in_flight_changes(row)):
+        for step, change in in_flight_changes(row):
             held += change
             if held > limit:
                 action = halves(row[step])[0]

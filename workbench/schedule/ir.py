@@ -303,7 +303,8 @@ class Schedule:
         """Most (stage, microbatch) pairs whose activations the rank holds at once, from
         F, or from R where there is one, to the end of W or B; with sequence slices,
         (stage, microbatch, slice)."""
-        return max(accumulate(in_flight_changes(self.ranks[rank])), default=0)
+        changes = (change for _, change in in_flight_changes(self.ranks[rank]))
+        return max(accumulate(changes), default=0)
 
     # ---- what can be done with it ----------------------------------------------------
 
@@ -349,19 +350,16 @@ class Schedule:
 _BACKWARD = (Kind.I, Kind.B)
 
 
-def in_flight_changes(steps: Row) -> list[int]:
-    """By how much every step of one rank changes what it holds: one more activation
-    from F on, or from R if what F made is made again, one less after W or B."""
+def in_flight_changes(steps: Row) -> Iterator[tuple[int, int]]:
+    """(step, change) for every action of one rank: one more activation is held from F
+    on, or from R if what F made is made again; one less after W or B."""
     again = {
         a._replace(kind=Kind.F) for s in steps for a in halves(s) if a.kind is Kind.R
     }
-
-    def change(action: Action) -> int:
-        if action.kind is Kind.F:
-            return 0 if action in again else 1
-        return {Kind.R: 1, Kind.W: -1, Kind.B: -1}.get(action.kind, 0)
-
-    return [sum(change(action) for action in halves(step)) for step in steps]
+    for number, step in enumerate(steps):
+        for action in halves(step):
+            change = {Kind.F: 1, Kind.R: 1, Kind.W: -1, Kind.B: -1}.get(action.kind, 0)
+            yield number, 0 if action in again else change
 
 
 @dataclass(frozen=True)
