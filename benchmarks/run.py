@@ -1,6 +1,6 @@
 """What ``make bench`` runs: every comparison, as one table on the standard output.
 
-    python benchmarks/run.py [--quick] [--only step,overhead,watching] [--output FILE]
+    python benchmarks/run.py [--quick] [--only step,overhead,simulate] [--output FILE]
 
 Writes nothing unless it is told a file. A peer that is not installed is told as
 "not run".
@@ -15,10 +15,16 @@ from pathlib import Path
 import jobs
 import measure
 import overhead
+import simulate
 import step
 import watching
 
-PARTS = {"overhead": overhead, "step": step, "watching": watching}
+PARTS = {
+    "overhead": overhead,
+    "simulate": simulate,
+    "step": step,
+    "watching": watching,
+}
 
 
 def sizes() -> str:

@@ -65,6 +65,7 @@ class Orders:
         rank: npt.ArrayLike,
         stage: npt.ArrayLike,
         channel: npt.ArrayLike,
+        remote: npt.ArrayLike,
         need_start: npt.ArrayLike,
         need: npt.ArrayLike,
         duration: npt.ArrayLike,

@@ -46,28 +46,21 @@ cdef extern from "program.h" nogil:
 
 cdef extern from "orders.h" nogil:
     int TL_MALFORMED
+    ctypedef struct tl_action:
+        pass
     ctypedef struct tl_orders:
         int32_t num_ranks, num_actions, num_stages
-        const int32_t *row_start
-        const int32_t *rank
-        const int32_t *stage
-        const int32_t *channel
-        const int32_t *need_start
+        const tl_action *actions
         const int32_t *need
-        const int64_t *duration
-        const int64_t *post
-        const int64_t *flight
-        const double *delta
+        const int32_t *row_start
         const int64_t *overlap
-        const uint8_t *forward
         const int32_t *gradients
-        const uint8_t *gradient
         const int64_t *reduce
         const int64_t *optimizer
+    ctypedef struct tl_state:
+        pass
     ctypedef struct tl_walk:
-        int64_t *arrival
-        int32_t *number
-        int32_t *state
+        tl_state *states
         int32_t *sent
         int32_t *taken
         int32_t *left
@@ -415,11 +408,12 @@ cdef class Orders:
     """A set of actions whose orders are walked (orders.h); it owns its tables and room.
 
     Arrays by action, of length n: `rank` (ascending, since a row is laid behind the row
-    before), `stage`, `channel` (-1: no message), `duration`, `post`, `flight` (ticks),
-    `delta`, `forward`, `gradient`; `need_start`, `need` in CSR form with ~action for an action
-    of another rank. `overlap`: (stages, stages) ticks or None; `reduce`: (stages,) and
-    `optimizer`: (ranks,) ticks (-1: no optimizer step), or None for a step without.
-    One object serves one thread at a time. Raises ValueError for tables that do not fit.
+    before), `stage`, `channel` (-1: no message), `remote` (the action of another rank whose
+    message it needs, or -1), `duration`, `post`, `flight` (ticks), `delta`, `forward`,
+    `gradient`; `need_start`, `need`: needs on its own rank in CSR form. `overlap`: (stages,
+    stages) ticks or None; `reduce`: (stages,) and `optimizer`: (ranks,) ticks (-1: no optimizer
+    step), or None for a step without. One object serves one thread at a time. Raises ValueError
+    for tables that do not fit.
     """
 
     cdef tl_orders orders
@@ -427,52 +421,54 @@ cdef class Orders:
     cdef list kept
     cdef readonly object peak, start, end
 
-    def __init__(self, num_ranks, num_stages, rank, stage, channel, need_start, need, duration,
-                 post, flight, delta, forward, gradient, overlap=None, reduce=None,
+    def __init__(self, num_ranks, num_stages, rank, stage, channel, remote, need_start, need,
+                 duration, post, flight, delta, forward, gradient, overlap=None, reduce=None,
                  optimizer=None):
         cdef tl_orders *o = &self.orders
         ranks, stages, n = int(num_ranks), int(num_stages), len(rank)
         self.kept = []
         o.num_ranks, o.num_stages, o.num_actions = ranks, stages, n
-        tables = {
-            "rank": _room(rank, np.int32, (n,), "rank"),
-            "stage": _room(stage, np.int32, (n,), "stage"),
-            "channel": _room(channel, np.int32, (n,), "channel"),
-            "need_start": _room(need_start, np.int32, (n + 1,), "need_start"),
-            "need": _room(need, np.int32, (len(need),), "need"),
-        }
-        _within(tables["rank"], 0, ranks, "rank")
-        _within(tables["stage"], 0, stages, "stage")
-        _within(tables["channel"], -1, 2 * stages, "channel")
-        needs, starts = tables["need"], tables["need_start"]
-        actual = np.where(needs < 0, ~needs, needs)
-        _within(actual, 0, n, "need")
+        # Laid out as tl_action is in orders.h.
+        wide = [("duration", "i8"), ("post", "i8"), ("flight", "i8"), ("delta", "f8")]
+        narrow = [(name, "i4") for name in ("stage", "channel", "remote", "need", "needs")]
+        flags = [("forward", "u1"), ("gradient", "u1")]
+        actions = np.zeros(n, np.dtype(wide + narrow + flags, align=True))
+        if actions.itemsize != sizeof(tl_action):
+            raise SystemError("tl_action is laid out in another way than expected")
+        columns = {"duration": duration, "post": post, "flight": flight, "delta": delta,
+                   "stage": stage, "channel": channel, "remote": remote,
+                   "forward": forward, "gradient": gradient}
+        for name, column in columns.items():
+            actions[name] = _room(column, actions.dtype[name], (n,), name)
+        homes = _room(rank, np.int32, (n,), "rank")
+        starts = _room(need_start, np.int32, (n + 1,), "need_start")
+        needs = _room(need, np.int32, (len(need),), "need")
+        _within(homes, 0, ranks, "rank")
+        _within(actions["stage"], 0, stages, "stage")
+        _within(actions["channel"], -1, 2 * stages, "channel")
+        _within(actions["remote"], -1, n, "remote")
+        _within(needs, 0, n, "need")
         if starts[0] != 0 or starts[n] != len(needs) or (np.diff(starts) < 0).any():
             raise ValueError("need_start must rise from 0 to the number of needs")
-        if (tables["channel"][actual[needs < 0]] < 0).any():
+        actions["need"], actions["needs"] = starts[:n], starts[1:]
+        senders = actions["remote"][actions["remote"] >= 0]
+        if (actions["channel"][senders] < 0).any():
             raise ValueError("an action that another rank needs must have a channel")
-        if (np.diff(tables["rank"]) < 0).any():
+        if (np.diff(homes) < 0).any():
             raise ValueError("rank must be ascending: a rank's actions lie behind one another")
-        row_start = np.searchsorted(tables["rank"], np.arange(ranks + 1)).astype(np.int32)
-        o.row_start = self._ints(row_start)
-        o.rank = self._ints(tables["rank"])
-        o.stage = self._ints(tables["stage"])
-        o.channel = self._ints(tables["channel"])
-        o.need_start = self._ints(starts)
-        o.need = self._ints(needs)
-        o.duration = self._longs(_room(duration, np.int64, (n,), "duration"))
-        o.post = self._longs(_room(post, np.int64, (n,), "post"))
-        o.flight = self._longs(_room(flight, np.int64, (n,), "flight"))
-        o.delta = self._doubles(_room(delta, np.float64, (n,), "delta"))
-        o.forward = self._bytes(_room(forward, np.uint8, (n,), "forward"))
-        ends = _room(gradient, np.uint8, (n,), "gradient")
-        o.gradient = self._bytes(ends)
+        cdef uint8_t[::1] raw = actions.view(np.uint8)
+        self.kept.append(actions)
+        if n:
+            o.actions = <const tl_action *>&raw[0]
+        row_start = np.searchsorted(homes, np.arange(ranks + 1)).astype(np.int32)
+        o.row_start, o.need = self._ints(row_start), self._ints(needs)
         o.overlap = NULL
         if overlap is not None:
             o.overlap = self._longs(_room(overlap, np.int64, (stages, stages), "overlap"))
         o.gradients = NULL
         if reduce is not None:
-            count = np.bincount(tables["stage"][ends != 0], minlength=stages)
+            ends = actions["stage"][actions["gradient"] != 0]
+            count = np.bincount(ends, minlength=stages)
             o.gradients = self._ints(count.astype(np.int32))
             o.reduce = self._longs(_room(reduce, np.int64, (stages,), "reduce"))
             o.optimizer = self._longs(_room(optimizer, np.int64, (ranks,), "optimizer"))
@@ -482,9 +478,8 @@ cdef class Orders:
         cdef tl_walk *w = &self.room
         self.peak = np.zeros(ranks)
         self.start, self.end = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        w.arrival = self._longs(np.zeros(n, np.int64))
-        w.number = self._ints(np.zeros(n, np.int32))
-        w.state = self._ints(np.zeros(n, np.int32))
+        # One tl_state is two int64.
+        w.states = <tl_state *>self._longs(np.zeros(n * (sizeof(tl_state) // 8), np.int64))
         w.sent = self._ints(np.zeros(2 * stages, np.int32))
         w.taken = self._ints(np.zeros(2 * stages, np.int32))
         w.left = self._ints(np.zeros(stages, np.int32))
@@ -508,11 +503,6 @@ cdef class Orders:
 
     cdef double *_doubles(self, array):
         cdef double[::1] view = array
-        self.kept.append(array)
-        return &view[0] if view.shape[0] else NULL
-
-    cdef uint8_t *_bytes(self, array):
-        cdef uint8_t[::1] view = array
         self.kept.append(array)
         return &view[0] if view.shape[0] else NULL
 

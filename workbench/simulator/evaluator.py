@@ -19,6 +19,7 @@ from .ticks import in_ticks, tick_for
 
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
 
 _GRADIENTS = (Kind.W, Kind.B)
 #: What an action takes of its rank's memory: activations in flight, as Schedule.in_flight.
@@ -93,7 +94,7 @@ class Evaluator:
         kind = np.array([KIND_CODE[a.kind] for a in self.actions], np.int64)
         forward = kind == KIND_CODE[Kind.F]
         gradient = np.isin(kind, [KIND_CODE[k] for k in _GRADIENTS])
-        starts, needs, receiver = self._needs()
+        starts, needs, remote, receiver = self._needs()
         sends = receiver >= 0
         factor = costs.factors(schedule.num_ranks)
         price = costs.durations(stage, kind, microbatch, part) * factor[rank]
@@ -124,6 +125,7 @@ class Evaluator:
             rank,
             stage,
             np.where(sends, 2 * stage + ~forward, -1),
+            remote,
             starts,
             needs,
             in_ticks(price, self._tick),
@@ -139,26 +141,26 @@ class Evaluator:
             updates if optimizer else None,
         )
 
-    def _needs(self) -> tuple[list[int], list[int], npt.NDArray[np.int64]]:
-        """Needs in CSR form, ~number for one of another rank; and by action the rank
-        that takes its message, or -1."""
+    def _needs(self) -> tuple[list[int], list[int], Ints, Ints]:
+        """Needs on the own rank in CSR form; by action the one of another rank that it
+        needs, and the rank that takes its message; -1 for none."""
         home = self._schedule.stage_to_rank
-        receiver = np.full(len(self.actions), -1, np.int64)
+        remote, receiver = np.full((2, len(self.actions)), -1, np.int64)
         starts, needs = [0], []
-        for action in self.actions:
+        for i, action in enumerate(self.actions):
             for need in self._schedule.dependencies(action):
                 number = self.numbers.get(need)
                 if number is None:
                     self._schedule.check()  # draws where it is
                     raise ValueError(f"{action} needs {need}, which is not there")
-                remote = home[need.stage] != home[action.stage]
-                needs.append(~number if remote else number)
-                if remote:
-                    receiver[number] = home[action.stage]
+                if home[need.stage] == home[action.stage]:
+                    needs.append(number)
+                else:
+                    remote[i], receiver[number] = number, home[action.stage]
             starts.append(len(needs))
-        return starts, needs, receiver
+        return starts, needs, remote, receiver
 
-    def _pairs(self, factor: Floats) -> npt.NDArray[np.int64] | None:
+    def _pairs(self, factor: Floats) -> Ints | None:
         """(stages, stages) ticks of an overlap, or None; on the rank of the forward."""
         grid = np.indices((len(factor), len(factor))).reshape(2, -1)
         priced = self.costs.pairs(grid[0], grid[1])

@@ -16,32 +16,42 @@
 #define TL_UNMATCHED (-2) /* a channel's messages are taken in another order than they are sent */
 #define TL_MALFORMED (-3) /* a row is not an order of its rank's actions */
 
+/* One action. A walk reads all of this and little else: it lies in one cache line. */
+typedef struct tl_action {
+    int64_t duration;
+    int64_t post;        /* how long sending its message keeps the rank */
+    int64_t flight;      /* how long the message is under way after that */
+    double delta;        /* what it takes (before) or gives back (after) of its rank's memory */
+    int32_t stage;
+    int32_t channel;     /* the channel of its message, -1 without one; below 2 * num_stages */
+    int32_t remote;      /* the action of another rank whose message it needs, or -1 */
+    int32_t need, needs; /* its needs on its own rank: tl_orders.need[need] up to, not, [needs] */
+    uint8_t forward;     /* 1: a forward, 0: not */
+    uint8_t gradient;    /* 1: ends a part of its stage's gradient */
+} tl_action;
+
 /* An action that runs together with the one before it in its row is written as ~action. */
 typedef struct tl_orders {
     int32_t num_ranks, num_actions, num_stages;
-    const int32_t *row_start;  /* num_ranks + 1: where a rank's row begins in an order */
-    const int32_t *rank;       /* of an action, as all below unless it says otherwise */
-    const int32_t *stage;
-    const int32_t *channel;    /* the channel of its message, -1 without one; below 2*num_stages */
-    const int32_t *need_start; /* CSR row starts, num_actions + 1 */
-    const int32_t *need;       /* what it needs: an action of the same rank, or ~action of another */
-    const int64_t *duration;
-    const int64_t *post;       /* how long sending its message keeps the rank */
-    const int64_t *flight;     /* how long the message is under way after that */
-    const double *delta;       /* what it takes (before) or gives back (after) of its rank's memory */
+    const tl_action *actions;
+    const int32_t *need;
+    const int32_t *row_start;  /* num_ranks + 1: a rank's actions, and its row in an order */
     const int64_t *overlap;    /* by stage of the forward x stage of the backward; NULL: their sum */
-    const uint8_t *forward;    /* 1: a forward, 0: not */
     const int32_t *gradients;  /* by stage: how many actions end its gradient; NULL: no optimizer */
-    const uint8_t *gradient;   /* 1: ends a part of its stage's gradient */
     const int64_t *reduce;     /* by stage: reducing the gradient, after its last part */
-    const int64_t *optimizer;  /* by rank: all optimizer steps */
+    const int64_t *optimizer;  /* by rank: all optimizer steps; -1: it takes none */
 } tl_orders;
+
+/* What is known of an action on the way. */
+typedef struct tl_state {
+    int64_t arrival; /* when its message is there */
+    int32_t number;  /* which message of its channel it was */
+    int32_t waiting; /* the first rank that waits for it, or what orders.c says */
+} tl_state;
 
 /* Room a walk writes to. start and end may be NULL. */
 typedef struct tl_walk {
-    int64_t *arrival;  /* num_actions: when its message is there */
-    int32_t *number;   /* num_actions: which message of its channel it was */
-    int32_t *state;    /* num_actions: run, or the first rank that waits for it */
+    tl_state *states;  /* num_actions */
     int32_t *sent;     /* 2 * num_stages: messages a channel was given */
     int32_t *taken;    /* 2 * num_stages */
     int32_t *left;     /* num_stages: parts of the gradient that are missing */
