@@ -72,7 +72,8 @@ class Compiled:
                 "no deadlock",
             )
         self._asked = Asked.of(self.graph)
-        self._ready: dict[tuple[bool, bool], tuple[Keys, _timeline.Program]] = {}
+        self._known_keys: dict[tuple[bool, bool], Keys] = {}
+        self._programs: dict[Keys, _timeline.Program] = {}
 
     def __len__(self) -> int:
         """Steps of all programs, communication included."""
@@ -106,22 +107,23 @@ class Compiled:
             np.array(last_busy, np.int64),
         )
 
-    def _laid_out(self, costs: CostModel) -> tuple[Keys, _timeline.Program]:
+    def _keys(self, costs: CostModel) -> Keys:
         kind = costs.by_action, costs.blocking
-        if kind not in self._ready:
-            keys = self._asked.keys(*kind)
-            self._ready[kind] = (
-                keys,
-                _timeline.Program(
-                    self._order,
-                    *self._table,
-                    keys.node,
-                    keys.edge,
-                    len(keys),
-                    np.concatenate(self._ends),
-                ),
+        if kind not in self._known_keys:
+            self._known_keys[kind] = self._asked.keys(*kind)
+        return self._known_keys[kind]
+
+    def _laid_out(self, keys: Keys) -> _timeline.Program:
+        if keys not in self._programs:
+            self._programs[keys] = _timeline.Program(
+                self._order,
+                *self._table,
+                keys.node,
+                keys.edge,
+                len(keys),
+                np.concatenate(self._ends),
             )
-        return self._ready[kind]
+        return self._programs[keys]
 
     @cached_property
     def _size(self) -> dict[str, int]:
@@ -149,25 +151,25 @@ class Compiled:
         most = max(size["num_stages"], costs.num_stages or 0)
         costs.fits("the last program", **(size | {"num_stages": most}))
 
-    def _ticks(self, costs: CostModel) -> tuple[Floats, float, Keys, _timeline.Program]:
+    def _ticks(self, costs: CostModel) -> tuple[Floats, float, Keys]:
         self._fit(costs)
-        keys, program = self._laid_out(costs)
+        keys = self._keys(costs)
         ticks = np.empty(len(keys))
-        return ticks, keys.fill(costs, self.num_ranks, ticks), keys, program
+        return ticks, keys.fill(costs, self.num_ranks, ticks), keys
 
     # ---- evaluating ------------------------------------------------------------------
 
     def makespan(self, costs: CostModel) -> float:
         """When the last rank ends, in the unit of the costs: ``simulate``'s makespan, to
         the bit."""
-        ticks, tick, _, program = self._ticks(costs)
-        return program.run_latest(ticks) * tick
+        ticks, tick, keys = self._ticks(costs)
+        return self._laid_out(keys).run_latest(ticks) * tick
 
     def spans(self, costs: CostModel) -> Floats:
         """By rank with work: from the start of its first to the end of its last, in the
         unit of the costs. Their maximum is ``Trace.span``."""
-        ticks, tick, keys, program = self._ticks(costs)
-        ends = program.run(ticks)
+        ticks, tick, keys = self._ticks(costs)
+        ends = self._laid_out(keys).run(ticks)
         return self._spans(ends, ticks, keys) * tick
 
     def _spans(self, ends: Floats | Ints, ticks: Floats, keys: Keys) -> Floats:
@@ -179,7 +181,7 @@ class Compiled:
     def times(self, costs: CostModel) -> tuple[Ints, Ints, Ints, float]:
         """(start, ready, end, tick) of every node of ``graph``: when its rank came to
         it, when what it waits for had come, and when it was done; in ticks."""
-        ticks, tick, keys, _ = self._ticks(costs)
+        ticks, tick, keys = self._ticks(costs)
         whole = ticks.astype(np.int64)
         start, ready, end = _timeline.evaluate_again(
             self._order, *self._table, whole[keys.node], whole[keys.edge]
@@ -237,7 +239,8 @@ class Compiled:
         of: Callable[[Floats, Floats, Keys], Floats],
     ) -> Floats:
         self._fit(replace(costs, times=times[0]))
-        keys, program = self._laid_out(costs)
+        keys = self._keys(costs)
+        program = self._laid_out(keys)
         found = np.empty(len(times))
         step = self._at_a_time(keys)
         for at in range(0, len(times), step):
@@ -257,7 +260,8 @@ class Compiled:
             self._fit(model)
             kinds.setdefault((model.by_action, model.blocking), []).append(i)
         for members in kinds.values():
-            keys, program = self._laid_out(costs[members[0]])
+            keys = self._keys(costs[members[0]])
+            program = self._laid_out(keys)
             step = self._at_a_time(keys)
             for at in range(0, len(members), step):
                 some = members[at : at + step]

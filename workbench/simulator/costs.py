@@ -95,7 +95,7 @@ class CostModel:
         self._set("jitter", (), (len(COSTED),), (len(times), len(COSTED)))
         for name in ("overlap", "latency", "bandwidth"):
             value = getattr(self, name)
-            if np.ndim(value) == 2 and value.shape[0] != value.shape[1]:
+            if isinstance(value, np.ndarray) and value.shape[0] != value.shape[1]:
                 raise ValueError(f"{name} must be square, got {value.shape}")
         for name in ("bandwidth", "speed"):
             value = getattr(self, name)
@@ -111,6 +111,9 @@ class CostModel:
         shape stands for any length."""
         value = getattr(self, name)
         if value is None:
+            return
+        if type(value) in (int, float) and () in shapes and 0 <= value < np.inf:
+            object.__setattr__(self, name, float(value))  # the common case, quickly
             return
         array = _costs(name, value)
         for shape in shapes:
