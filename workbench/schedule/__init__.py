@@ -12,6 +12,7 @@ from .actions import (
     parse,
 )
 from .catalogue import SCHEDULES
+from .csv import programs_from_csv, programs_to_csv
 from .draw import side_by_side
 from .graph import BARRIER, CAPACITY, DATA, Graph, graph
 from .ir import Program, Schedule, ScheduleError
@@ -37,5 +38,7 @@ __all__ = [
     "lower",
     "lower_forward",
     "parse",
+    "programs_from_csv",
+    "programs_to_csv",
     "side_by_side",
 ]
