@@ -97,6 +97,7 @@ class _Messages:
     sent: dict[Message, tuple[int, int]]  # by which rank, and when it had been sent
     received: dict[Message, Event]
     flight: dict[tuple[int, int], int]
+    usual_flight: int = 0
 
     def need(self, event: Event) -> Message | None:
         """The message from another rank that an action takes."""
@@ -162,12 +163,17 @@ def _idle(
     """For every action of one rank that takes a message, the idle time before it."""
     on = [kept.get(e, e) for e in events if e.action.kind not in _RECEIVES]
     clock: int | None = None
+    before: tuple[int, int | None] | None = None
     found = []
     for event in sorted(on, key=lambda e: (e.start, e.end)):
+        if before is None or before[0] != event.start or event.end == event.start:
+            before = event.start, clock
+        # The halves of an overlap begin together, after the same idle time.
+        idle_from = before[1]
         message = known.need(event)
         if message is not None:
             low = lows[event.step]
-            begin = low if clock is None else max(low, clock)
+            begin = low if idle_from is None else max(low, idle_from)
             found.append(_Idle(min(begin, event.start), event, message))
         clock = event.end if clock is None else max(clock, event.end)
     return found
@@ -175,7 +181,7 @@ def _idle(
 
 def _flights(idle: Iterable[_Idle], known: _Messages) -> None:
     """How long messages take between two ranks: the median where a rank was seen to
-    wait for one before it was sent."""
+    wait for one before it was sent; elsewhere that of all ranks."""
     seen: dict[tuple[int, int], list[int]] = {}
     for begin, event, message in idle:
         if message in known.received or message not in known.sent:
@@ -184,6 +190,8 @@ def _flights(idle: Iterable[_Idle], known: _Messages) -> None:
         if begin < sent <= event.start:
             seen.setdefault((source, event.rank), []).append(event.start - sent)
     known.flight = {pair: int(median(times)) for pair, times in seen.items()}
+    everywhere = [time for times in seen.values() for time in times]
+    known.usual_flight = int(median(everywhere)) if everywhere else 0
 
 
 def _wait(idle: _Idle, known: _Messages) -> Event:
@@ -197,7 +205,7 @@ def _wait(idle: _Idle, known: _Messages) -> Event:
         until = given.end
     elif message in known.sent:
         source, sent = known.sent[message]
-        late = sent + known.flight.get((source, event.rank), 0)
+        late = sent + known.flight.get((source, event.rank), known.usual_flight)
         until = event.start if sent > begin else late
     begin = min(begin, event.start)
     until = max(begin, min(until, event.start))

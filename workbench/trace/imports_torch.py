@@ -25,8 +25,8 @@ _RECEIVES = (Kind.RECV_F, Kind.RECV_B)
 #: Clocks of devices are known on their host to about this many nanoseconds.
 _SLACK = 20_000
 
-#: Arrival of a message at its receive, per step.
-Arrivals = dict[tuple[int, Action], int]
+#: Per step and receive, when its message had been waited for; None: not recorded.
+Arrivals = dict[tuple[int, Action], int | None]
 
 
 def _is_compute(item: Action | Overlap) -> bool:
@@ -53,7 +53,8 @@ def _counted(ranges: Sequence[Range]) -> list[tuple[int, Range]]:
     step, seen, found = 0, set[str](), []
     for one in ranges:
         name = str(one.item)
-        if _is_compute(one.item):
+        # Messages too: a step may begin with posting its receives.
+        if halves(one.item)[0].microbatch >= 0:
             if name in seen:
                 step, seen = step + 1, set()
             seen.add(name)
@@ -115,7 +116,7 @@ def _on_device(file: ProfilerFile) -> list[tuple[int, Range]]:
 
 def _arrivals(file: ProfilerFile, ranges: Sequence[tuple[int, Range]]) -> Arrivals:
     """When the wait for each message had ended: what the back end recorded of the
-    receive that was posted within its range, else -1."""
+    receive that was posted within its range, if it did."""
     found: Arrivals = {}
     starts = [start for start, _ in file.received]
     for step, one in ranges:
@@ -123,7 +124,7 @@ def _arrivals(file: ProfilerFile, ranges: Sequence[tuple[int, Range]]) -> Arriva
             continue
         place = bisect_left(starts, one.start)
         posted = place < len(starts) and starts[place] <= one.end
-        found[step, one.item] = file.received[place][1] if posted else -1
+        found[step, one.item] = file.received[place][1] if posted else None
     return found
 
 
@@ -135,8 +136,8 @@ def _ready(
     if receive is None or (step, receive) not in arrivals:
         return None
     at = arrivals[step, receive]
-    if at < 0:
-        # Not recorded: the first operator comes after the wait.
+    if at is None:
+        # The first operator comes after the wait.
         place = bisect_left(file.operators, one.start)
         at = file.operators[place] if place < len(file.operators) else one.start
         return at if at < one.end else one.start
