@@ -20,6 +20,8 @@ cdef extern from "runtime.h" nogil:
         int32_t num_microbatches
         int32_t num_channels
         int32_t num_params
+        int32_t gradient_groups
+        int32_t copies
         int64_t ring_events
     ctypedef struct rk_stage_spec:
         pass
@@ -176,6 +178,10 @@ cdef class Engine:
             raise ValueError("config and tables disagree about stages or channels")
         if len(params) != options.num_params:
             raise ValueError("config and tables disagree about parameters")
+        if (options.copies < 1 or options.num_stages % options.copies
+                or options.num_params % options.copies
+                or options.gradient_groups % options.copies):
+            raise ValueError("copies must share out stages, parameters and gradient groups")
         if options.ring_events < 2 or options.ring_events & (options.ring_events - 1):
             raise ValueError("ring_events must be a power of two")
         self.engine = rk_create(options, table(), <const rk_stage_spec *>_start(s),

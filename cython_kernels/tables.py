@@ -37,7 +37,7 @@ CALL = np.dtype(
 STAGE = np.dtype(
     [
         *((name, "i8") for name in ("param", "grad", "constant", "scratch")),
-        *((name, "i8") for name in ("saved", "held")),
+        *((name, "i8") for name in ("saved", "held", "spare")),
         *((name, "i8") for name in ("grad_stride", "saved_stride", "held_stride")),
         ("rank", "i4"),
         ("tape_first", "i4", 3),
@@ -101,6 +101,7 @@ CONFIG = np.dtype(
             (name, "i4")
             for name in ("optimizer", "spin", "virtual_clock", "keep_gradients")
         ),
+        ("copies", "i4"),
     ],
     align=True,
 )

@@ -156,12 +156,14 @@ def test_a_page_that_is_loaded_again_shows_the_run_again(
     page.evaluate("() => window.jupyterapp.shell.currentWidget.context.save()")
     page.reload()
     page.wait_for_selector(f"{LIVE}[data-state=running]", timeout=60_000)
+    # From the first event on: once what the page has asked for has come, nothing is
+    # missing.
     page.wait_for_function(
-        f"(had) => +document.querySelector('{LIVE}').dataset.events > had", arg=had
-    )
-    # From the first event on: nothing is missing.
-    assert not page.evaluate(
-        f"() => document.querySelector('{LIVE}').wbTimeline.forgotten"
+        f"""(had) => {{
+          const box = document.querySelector('{LIVE}');
+          return +box.dataset.events > had && !box.wbTimeline.forgotten;
+        }}""",
+        arg=had,
     )
 
 

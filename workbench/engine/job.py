@@ -29,7 +29,7 @@ Clock = Literal["auto", "wall", "virtual"]
 SHARED_WORK = 5e6
 
 #: Kinds that the engine executes; a schedule with others can be checked and simulated.
-EXECUTABLE = frozenset({Kind.F, Kind.I, Kind.W, Kind.B})
+EXECUTABLE = frozenset({Kind.F, Kind.I, Kind.W, Kind.B, Kind.R})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +99,12 @@ class Job:
             )
         if self.partition.model != self.model:
             raise ValueError("the partition splits another model than the job's")
-        if self.partition.num_stages != self.schedule.num_stages:
+        length = self.schedule.chain_length
+        if self.partition.num_stages != length:
             raise ValueError(
                 f"the partition has {self.partition.num_stages} stages but schedule "
-                f"{self.schedule.name!r} has {self.schedule.num_stages}; split the model "
-                f"with num_stages={self.schedule.num_stages}"
+                f"{self.schedule.name!r} has {length}; split the model "
+                f"with num_stages={length}"
             )
         self._check_data()
         self._check_schedule()
@@ -204,15 +205,16 @@ class Job:
     def _check_schedule(self) -> None:
         schedule = self.schedule
         schedule.check(channel_capacity=self.capacity)
+        self._check_copies()
         groups = self.gradient_groups
         for rank, actions in enumerate(schedule.ranks):
             latest: dict[tuple[int, int], int] = {}
             for action in actions:
                 for a in halves(action):
-                    if a.kind not in EXECUTABLE or a.slice or schedule.copy_of:
+                    if a.kind not in EXECUTABLE or a.slice:
                         raise ValueError(
-                            f"{a} on rank {rank}: the engine runs F, I, W and B on whole "
-                            "sequences; this schedule can be checked and simulated"
+                            f"{a} on rank {rank}: the engine runs F, I, W, B and R on "
+                            "whole sequences; this schedule can be checked and simulated"
                         )
                     if a.kind not in (Kind.W, Kind.B):
                         continue
@@ -225,6 +227,23 @@ class Job:
                             "weights' bits would depend on the schedule"
                         )
                     latest[a.stage, group] = a.microbatch
+
+    def _check_copies(self) -> None:
+        """Every copy of the parameters adds up gradient groups of its own."""
+        schedule, copies = self.schedule, self.schedule.num_copies
+        if self.gradient_groups % copies:
+            raise ValueError(
+                f"schedule {schedule.name!r} has {copies} copies of the parameters, each "
+                f"with its own gradients; make gradient_groups a multiple of {copies}, not "
+                f"{self.gradient_groups}"
+            )
+        for microbatch, copy in enumerate(schedule.route or ()):
+            share = schedule.num_microbatches // copies
+            if copy != microbatch // share:
+                raise ValueError(
+                    f"microbatch {microbatch} passes copy {copy}; to be trained, the "
+                    f"first {share} microbatches must pass copy 0, the next {share} copy 1"
+                )
 
     # ---- what follows from the fields ------------------------------------------------
 
@@ -357,11 +376,16 @@ def _read(source: str | Path) -> dict[str, Any]:
 
 
 def _schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
+    copies = {}
+    if schedule.copy_of is not None and schedule.route is not None:
+        copies = {"copy_of": list(schedule.copy_of), "route": list(schedule.route)}
     return {
         "name": schedule.name,
         "num_microbatches": schedule.num_microbatches,
+        "num_slices": schedule.num_slices,
         "stage_to_rank": list(schedule.stage_to_rank),
         "ranks": [" ".join(str(a) for a in actions) for actions in schedule.ranks],
+        **copies,
     }
 
 
@@ -372,6 +396,9 @@ def _schedule_from_dict(values: dict[str, Any]) -> Schedule:
             ranks=tuple(tuple(map(parse, row.split())) for row in values["ranks"]),
             stage_to_rank=values["stage_to_rank"],
             num_microbatches=values["num_microbatches"],
+            num_slices=values.get("num_slices", 1),
+            copy_of=values.get("copy_of"),
+            route=values.get("route"),
         )
     except (KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"the job's schedule is incomplete: {error}") from None

@@ -130,11 +130,11 @@ class Block(Layer):
         return e.held(name, elements[name])
 
     def _attention_sizes(self, e: Emitter) -> tuple[int, ...]:
-        return (e.batch, self.context, self.num_heads, self.num_kv_heads, self.head_dim)
+        return (e.batch, self.context, 0, self.num_heads, self.num_kv_heads, self.head_dim)
 
     def _attention_work(self, e: Emitter) -> Ref:
         return e.scratch(
-            e.threads * _kernels.attention_workspace(self.context, self.head_dim)
+            e.threads * _kernels.attention_workspace(self.context, 0, self.head_dim)
         )
 
     def _rotate(self, e: Emitter, x: Ref, sign: float) -> None:

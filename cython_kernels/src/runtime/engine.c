@@ -69,11 +69,12 @@ rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
     engine->calls = copy_of(calls, num_calls, sizeof *calls);
     engine->num_calls = (int32_t)num_calls;
     engine->square_sums = calloc((size_t)config->num_params * 2 + 1, sizeof(double));
+    engine->gathered = calloc((size_t)config->num_stages, sizeof *engine->gathered);
     engine->rank_end = calloc((size_t)config->num_ranks, sizeof(int64_t));
     if (engine->ranks) memset(engine->ranks, 0, ranks_bytes);
     if (engine->channels) memset(engine->channels, 0, channels_bytes);
     int whole = engine->ranks && engine->channels && engine->stages && engine->params &&
-                engine->calls && engine->square_sums && engine->rank_end;
+                engine->calls && engine->square_sums && engine->gathered && engine->rank_end;
     if (!whole || !create_parts(engine, stages, channels, arena_bytes)) {
         rk_destroy(engine);
         return NULL;
@@ -144,6 +145,7 @@ void rk_destroy(rk_engine *engine) {
     for (int p = 0; p < RK_NUM_PROGRAMS; p++) destroy_graph(engine, p);
     free(engine->virtual_times);
     free(engine->rank_end);
+    free(engine->gathered);
     free(engine->square_sums);
     free(engine->calls);
     free(engine->params);
@@ -168,6 +170,7 @@ int rk_start(rk_engine *engine, int program, int64_t first, int64_t last, const 
     atomic_store(&engine->arrived, 0);
     atomic_store(&engine->reduced, 0);
     atomic_store(&engine->updated, 0);
+    for (int s = 0; s < engine->config.num_stages; s++) atomic_store(&engine->gathered[s], 0);
     atomic_store(&engine->stop_requested, 0);
     atomic_store(&engine->error, RK_OK);
     for (int c = 0; c < engine->config.num_channels; c++) {

@@ -149,6 +149,8 @@ static void set_place(rk_rank *rank, const rk_step *step, rk_place *place) {
     place->base[RK_OUTPUT] = stage->output[mb];
     place->base[RK_DOUTPUT] = stage->doutput[mb];
     place->base[RK_DINPUT] = stage->dinput[mb];
+    /* R makes what F did not keep; its output has been sent long ago. */
+    if (step->kind == RK_R) place->base[RK_OUTPUT] = rank->arena + spec->spare;
     place->data = engine->data;
     place->step = at;
     place->microbatch = mb;
@@ -186,6 +188,7 @@ static void compute(rk_rank *rank, const rk_step *step) {
     if (kind == RK_I || kind == RK_B)
         stage->dinput[mb] = take_buffer(engine, stage->spec.channel_din);
     set_place(rank, step, &place);
+    if (kind == RK_R) run_tape(rank, step, RK_TAPE_F, &place);
     if (kind == RK_F) {
         run_tape(rank, step, RK_TAPE_F, &place);
         after_forward(engine, stage, mb);
@@ -209,25 +212,48 @@ static float *gradient(rk_rank *rank, const rk_stage_spec *spec, const rk_param_
     return (float *)(rank->arena + spec->grad + param->offset);
 }
 
-/* Adds the gradient groups in a fixed binary tree, then takes each parameter's sum of squares in
- * canonical order. Parameters are indexed in layer order, so nothing here depends on the split. */
-static void reduce(rk_rank *rank, const rk_step *step) {
-    rk_engine *engine = rank->engine;
-    const rk_stage_spec *spec = &engine->stages[step->stage].spec;
-    int groups = engine->config.gradient_groups;
-    int64_t parity = atomic_load(&rank->at_step) & 1;
+/* Where gradient group `group` of a stage's parameter lies: with the copy that made it. */
+static float *group_gradient(rk_engine *engine, int32_t stage, const rk_param_spec *param,
+                             int group) {
+    const rk_config *config = &engine->config;
+    int own = config->gradient_groups / config->copies;
+    int32_t copy = stage + group / own * (config->num_stages / config->copies);
+    const rk_stage_spec *spec = &engine->stages[copy].spec;
+    int64_t offset = spec->grad + group % own * spec->grad_stride + param->offset;
+    return (float *)(engine->ranks[spec->rank].arena + offset);
+}
+
+/* Adds the gradient groups of all copies in a fixed binary tree, gives every copy the sum, and
+ * takes each parameter's sum of squares in canonical order. Parameters are indexed in layer
+ * order, so nothing here depends on the split. `stage` is one of the first copy. */
+static void combine(rk_engine *engine, int32_t stage, int64_t parity) {
+    const rk_stage_spec *spec = &engine->stages[stage].spec;
+    int groups = engine->config.gradient_groups, own = groups / engine->config.copies;
     double *sums = engine->square_sums + parity * engine->config.num_params;
     for (int32_t i = 0; i < spec->param_count; i++) {
         const rk_param_spec *param = &engine->params[spec->param_first + i];
-        float *grad = gradient(rank, spec, param);
+        float *total = group_gradient(engine, stage, param, 0);
         for (int distance = 1; distance < groups; distance *= 2)
             for (int g = 0; g + distance < groups; g += 2 * distance) {
-                float *left = grad + g * (spec->grad_stride / (int64_t)sizeof(float));
-                float *right = left + distance * (spec->grad_stride / (int64_t)sizeof(float));
+                float *left = group_gradient(engine, stage, param, g);
+                float *right = group_gradient(engine, stage, param, g + distance);
                 engine->kernels->add(left, left, right, param->count, 0, 1);
             }
-        sums[spec->param_first + i] = engine->kernels->sum_squares(grad, param->count);
+        for (int g = own; g < groups; g += own)
+            memcpy(group_gradient(engine, stage, param, g), total,
+                   (size_t)param->count * sizeof *total);
+        sums[spec->param_first + i] = engine->kernels->sum_squares(total, param->count);
     }
+}
+
+/* The last of a stage's copies to come adds up for all of them: the others have ended their
+ * last W, and wait for every stage before they read or clear a gradient. */
+static void reduce(rk_rank *rank, const rk_step *step) {
+    rk_engine *engine = rank->engine;
+    int copies = engine->config.copies;
+    int32_t stage = step->stage % (engine->config.num_stages / copies);
+    if ((atomic_fetch_add(&engine->gathered[stage], 1) + 1) % copies == 0)
+        combine(engine, stage, atomic_load(&rank->at_step) & 1);
     /* The last stage to come decides, before anyone is let on, whether this is the run's last
      * step; so all ranks stop after the same one. */
     int64_t arrived = atomic_fetch_add(&engine->arrived, 1) + 1;
@@ -251,8 +277,9 @@ static double gradient_norm(rk_rank *rank) {
     const rk_engine *engine = rank->engine;
     int64_t parity = atomic_load(&rank->at_step) & 1;
     const double *sums = engine->square_sums + parity * engine->config.num_params;
+    int32_t count = engine->config.num_params / engine->config.copies;
     double total = 0;
-    for (int32_t i = 0; i < engine->config.num_params; i++) total += sums[i];
+    for (int32_t i = 0; i < count; i++) total += sums[i];
     return sqrt(total);
 }
 
@@ -276,8 +303,9 @@ static int agree(rk_rank *rank) {
 
 /* Every W of a step only adds to the gradients, so each step starts from zero. */
 static void clear_gradients(rk_rank *rank, const rk_stage_spec *spec) {
+    const rk_config *config = &rank->engine->config;
     memset(rank->arena + spec->grad, 0,
-           (size_t)(spec->grad_stride * rank->engine->config.gradient_groups));
+           (size_t)(spec->grad_stride * (config->gradient_groups / config->copies)));
 }
 
 static void update(rk_rank *rank, const rk_step *step) {

@@ -54,6 +54,7 @@ enum { RK_TAPE_F, RK_TAPE_I, RK_TAPE_W, RK_NUM_TAPES };
 
 typedef struct rk_stage_spec {
     int64_t param, grad, constant, scratch, saved, held; /* offsets into the rank's arena */
+    int64_t spare;                                       /* where R's output goes, unread */
     int64_t grad_stride, saved_stride, held_stride;      /* bytes per group or slot */
     int32_t rank;
     int32_t tape_first[RK_NUM_TAPES], tape_count[RK_NUM_TAPES];
@@ -82,7 +83,8 @@ typedef struct rk_step {
     int64_t bytes; /* what a message carries */
     int64_t live;  /* bytes of activations that the rank holds when the step ends */
     int32_t kind, stage, microbatch, slice;
-    int32_t saved_slot, held_slot, group;
+    int32_t saved_slot, held_slot;
+    int32_t group; /* of gradients, counted within the copy */
     int32_t unused;
 } rk_step;
 
@@ -98,6 +100,9 @@ typedef struct rk_config {
     int32_t spin;           /* 1: every thread has a core of its own */
     int32_t virtual_clock;  /* 1: ranks run one after another; their times are assembled */
     int32_t keep_gradients; /* 1: a step's gradients stay until the next step begins */
+    /* Of the parameters. Stage s and s + num_stages / copies share theirs; each copy has an
+     * equal share of the gradient groups, in order. */
+    int32_t copies;
 } rk_config;
 
 /* Where samples come from. kind: bytes of a token (1, 2, 4), or 0 for float rows. */
@@ -221,7 +226,8 @@ struct rk_engine {
     rk_param_spec *params;
     rk_call *calls;
     int32_t num_calls;
-    double *square_sums; /* per parameter, doubled by step parity */
+    double *square_sums;       /* per parameter, doubled by step parity */
+    _Atomic int64_t *gathered; /* per stage of the first copy: REDUCE_GRADs of all its copies */
     /* The virtual clock's evaluator, per program; absent under the wall clock. */
     tl_graph graph[RK_NUM_PROGRAMS];
     int32_t *node_rank[RK_NUM_PROGRAMS], *node_step[RK_NUM_PROGRAMS];

@@ -62,11 +62,12 @@ OP(embedding_backward_weight) {
 }
 OP(rope) { c->k->rope(P(0), P(1), N(0), N(1), N(2), N(3), N(4), F(0), TEAM); }
 OP(attention_forward) {
-    c->k->attention_forward(P(0), P(1), P(2), N(0), N(1), N(2), N(3), N(4), F(0), P(3), TEAM);
+    c->k->attention_forward(P(0), P(1), P(2), N(0), N(1), N(2), N(3), N(4), N(5), F(0), P(3),
+                            TEAM);
 }
 OP(attention_backward) {
-    c->k->attention_backward(P(0), P(1), P(2), P(3), P(4), N(0), N(1), N(2), N(3), N(4), F(0),
-                             P(5), TEAM);
+    c->k->attention_backward(P(0), P(1), P(2), P(3), P(4), N(0), N(1), N(2), N(3), N(4), N(5),
+                             F(0), (int)N(6), P(5), TEAM);
 }
 OP(cross_entropy) { c->k->cross_entropy(P(0), P(1), P(2), P(3), N(0), N(1), F(0), TEAM); }
 OP(mse) { c->k->mse(P(0), P(1), P(2), P(3), N(0), N(1), F(0), TEAM); }
