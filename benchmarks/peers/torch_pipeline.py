@@ -6,7 +6,8 @@ PLAN is a JSON file: ``world``, ``store`` (a file that does not exist yet), ``ou
 (a folder) and ``jobs``, which run one after another in one group of processes. A job
 has ``name``, ``csv`` and ``format`` for PyTorch's own loader, ``stage_to_rank``,
 ``microbatches``, ``rows`` of a microbatch, ``width``, ``layers`` of each stage,
-``steps``, ``warmup`` (steps before them) and ``profile``. Every rank writes
+``steps``, ``warmup`` (steps before them), ``profile``, and ``pause``: seconds that each
+layer sleeps in F, I and W, as a host does while an accelerator works. Every rank writes
 ``rank<R>.json`` with losses and seconds of each step, and for profiled jobs
 ``<name>/rank<R>.json`` as PyTorch's profiler exports it. Knows nothing of the
 workbench.
@@ -32,13 +33,47 @@ from torch.profiler import ProfilerActivity, profile, schedule
 RATE = 0.05
 
 
+class Pause(torch.autograd.Function):
+    """Sleeps on the way there and on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, there: float, back: float
+    ) -> torch.Tensor:
+        ctx.back = back
+        time.sleep(there)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        time.sleep(ctx.back)
+        return gradient, None, None
+
+
+class PausedLinear(nn.Linear):
+    """The output's way back is the input gradient's, the weight's the weight
+    gradient's."""
+
+    pause: tuple[float, float, float]
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        forward, backward_input, backward_weight = self.pause
+        weight = Pause.apply(self.weight, 0.0, backward_weight)
+        values = nn.functional.linear(values, weight, self.bias)
+        return Pause.apply(values, forward, backward_input)
+
+
 def stage_module(job: dict[str, Any], stage: int) -> nn.Module:
     """The same weights on whatever rank, or in the plain run."""
     torch.manual_seed(1000 + stage)
     width = job["width"]
     layers: list[nn.Module] = []
     for _ in range(job["layers"][stage]):
-        layers += [nn.Linear(width, width), nn.Tanh()]
+        linear: nn.Linear = nn.Linear(width, width)
+        if job["pause"]:
+            linear = PausedLinear(width, width)
+            linear.pause = tuple(job["pause"])
+        layers += [linear, nn.Tanh()]
     return nn.Sequential(*layers)
 
 

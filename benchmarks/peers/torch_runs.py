@@ -24,6 +24,7 @@ class TorchRun:
     width: int = 16
     rows: int = 4
     layers: Sequence[int] | None = None
+    pause: Sequence[float] | None = None
     communications: bool = False
     unsharded_stages: int | None = None
     steps: int = 2
