@@ -7,13 +7,19 @@ stages out by it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
 from ..model import Layer, Model
 from .balance import split_evenly
+from .layouts import (
+    megatron_boundaries,
+    megatron_layout,
+    torchtitan_boundaries,
+    torchtitan_modules,
+)
 from .measures import ScheduleLike, stage_costs
 
 _HUES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7")
@@ -80,6 +86,51 @@ class Partition:
             for s in range(num_stages)
         )
         return cls(model, boundaries, by, sums)
+
+    # ---- as other projects write it --------------------------------------------------
+
+    @classmethod
+    def from_megatron_layout(
+        cls, model: Model, text: str, num_ranks: int | None = None
+    ) -> Partition:
+        """From Megatron-Core's ``--pipeline-model-parallel-layout``, such as
+        ``Et*3|(tt|)*2tL``: E is the embedding, t a block, L the head; stages are
+        divided by ``|``.
+
+        Megatron puts stage j on rank j modulo ``num_ranks``; a schedule for this
+        partition must place its stages so too. Raises ValueError, naming the rule, for
+        a text or layout that Megatron refuses, and for empty stages, which it allows.
+        """
+        return cls(model, megatron_boundaries(model, text, num_ranks))
+
+    def to_megatron_layout(self, num_ranks: int | None = None) -> str:
+        """Megatron-Core's layout string of this partition; the inverse of
+        ``from_megatron_layout``.
+
+        The string does not say how many ranks there are: Megatron puts stage j on rank
+        j modulo its pipeline size, a loop and never a V. Raises ValueError when the
+        stages are no multiple of ``num_ranks``, and for models of rows.
+        """
+        return megatron_layout(self.model, self.boundaries, num_ranks)
+
+    @classmethod
+    def from_torchtitan(
+        cls, model: Model, modules: Iterable[Iterable[str]]
+    ) -> Partition:
+        """From torchtitan's ``module_fqns_per_model_part``: a list per stage of module
+        names (tok_embeddings, layers.0 ..., norm, output; lm_head for output).
+
+        Raises ValueError for names that are unknown, missing, given twice or out of
+        order, for empty stages, and where norm and output are apart: here they are one
+        layer, the head.
+        """
+        return cls(model, torchtitan_boundaries(model, modules))
+
+    def to_torchtitan(self) -> list[list[str]]:
+        """torchtitan's ``module_fqns_per_model_part``: the module names of every stage
+        in order. Which rank a stage lives on follows there from the schedule's name.
+        Raises ValueError for models of rows."""
+        return torchtitan_modules(self.model, self.boundaries)
 
     def _measure(self, costs: list[list[float]]) -> tuple[float, ...]:
         return tuple(

@@ -5,6 +5,7 @@ from .actions import (
     COMPUTE,
     KIND_CODE,
     KINDS,
+    WHOLE_STAGE,
     Action,
     Kind,
     Overlap,
@@ -12,6 +13,7 @@ from .actions import (
     parse,
 )
 from .catalogue import SCHEDULES
+from .csv import programs_from_csv, programs_to_csv
 from .draw import side_by_side
 from .graph import BARRIER, CAPACITY, DATA, Graph, graph
 from .ir import Program, Schedule, ScheduleError, in_flight_changes
@@ -25,6 +27,7 @@ __all__ = [
     "KINDS",
     "KIND_CODE",
     "SCHEDULES",
+    "WHOLE_STAGE",
     "Action",
     "Graph",
     "Kind",
@@ -38,5 +41,7 @@ __all__ = [
     "lower",
     "lower_forward",
     "parse",
+    "programs_from_csv",
+    "programs_to_csv",
     "side_by_side",
 ]

@@ -1,6 +1,9 @@
-"""PyTorch's compute-only CSV, both ways and strict: one line per rank, one cell per
-time slot, empty cells for idle slots. What PyTorch's own reader would take for
-something else is refused, with the place and the nearest cell that is valid.
+"""PyTorch's CSV, both ways and strict: one line per rank, one action per cell.
+
+The compute-only format has one cell per time slot and empty cells for idle slots; the
+format with communications (communications.py) has sends, receives and the like, and no
+idle slots. What PyTorch's own reader would take for something else is refused, with the
+place and the nearest cell that is valid.
 """
 
 from __future__ import annotations
@@ -8,14 +11,23 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from .actions import COMPUTE, Action, Kind, Overlap, halves, parse
-from .ir import Schedule
+from .actions import WHOLE_STAGE, Action, Kind, Overlap, Row, halves, parse
+from .check_communications import check_communications
+from .communications import COMMUNICATION, with_communications
+from .ir import Program, Schedule
 
 _PYTORCH_COMPUTE = (Kind.F, Kind.I, Kind.W, Kind.B)
+_PYTORCH = frozenset(_PYTORCH_COMPUTE) | COMMUNICATION
 _OLD_FULL_BACKWARD = re.compile(r"(\d+)BW(\d*)", re.ASCII)
-_SLOPPY = re.compile(r"[ \t]*(\d+)[ \t]*([fiwb])[ \t]*([\doO]+)", re.IGNORECASE)
+_NAMES = {kind.replace("_", ""): kind for kind in _PYTORCH}
+_SLOPPY = re.compile(
+    r"[ \t]*(\d+)[ \t]*((?:send|recv)[ _]?[fb]|unshard|reshard|reduce[ _]?grad|[fiwb])"
+    r"[ \t]*([\doO]*)",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 def _sloppy(text: str) -> str | None:
@@ -23,8 +35,11 @@ def _sloppy(text: str) -> str | None:
     found = _SLOPPY.match(text)
     if found is None:
         return None
+    kind = _NAMES[re.sub("[ _]", "", found[2].upper())]
+    if kind in WHOLE_STAGE:
+        return f"{int(found[1])}{kind}"
     microbatch = found[3].lower().replace("o", "0")
-    return f"{int(found[1])}{found[2].upper()}{int(microbatch)}"
+    return f"{int(found[1])}{kind}{int(microbatch)}" if microbatch else None
 
 
 def _nearest(text: str) -> str:
@@ -58,13 +73,11 @@ def _read_cell(text: str, rank: int, column: int) -> Action | Overlap:
         item = parse(text)
     except ValueError:
         raise ValueError(f"{where} {_why_wrong(text)}") from None
+    may = _PYTORCH_COMPUTE if isinstance(item, Overlap) else _PYTORCH
     for action in halves(item):
-        if action.kind not in COMPUTE:
-            raise ValueError(
-                f"{where} is communication; this reads the compute-only format"
-            )
-        if action.kind not in _PYTORCH_COMPUTE or action.slice:
-            raise ValueError(f"{where}: PyTorch's format has no {action}")
+        if action.kind not in may or action.slice:
+            inside = " in an overlap" if action.kind in COMMUNICATION else ""
+            raise ValueError(f"{where}: PyTorch's format has no {action}{inside}")
     return item
 
 
@@ -91,30 +104,72 @@ def _lines(text: str) -> list[list[str]]:
         raise ValueError(f"the text is no CSV: {error}") from None
 
 
-def read_csv(source: str | Path, name: str = "csv") -> Schedule:
-    """See ``Schedule.from_csv``. Placement is read off the rows: a stage lives where
-    its actions stand."""
-    rows: list[tuple[Action | Overlap, ...]] = []
-    homes: dict[int, int] = {}
-    seen: dict[Action, tuple[int, int]] = {}
+def _rows(source: str | Path) -> list[Row]:
+    """The actions of every line; with communications there may be no idle slots."""
+    rows: list[Row] = []
+    idle: str | None = None
+    communicates = False
     for rank, cells in enumerate(_lines(_read_text(source))):
         row = []
         for column, cell in enumerate(cells):
             text = cell.strip()
-            if not text:
-                continue
-            item = _read_cell(text, rank, column)
-            row.append(item)
+            if text:
+                row.append(_read_cell(text, rank, column))
+            else:
+                idle = idle or f"line {rank + 1} (rank {rank}), column {column + 1}"
+        communicates = communicates or _communicates(row)
+        rows.append(tuple(row))
+    if communicates and idle:
+        raise ValueError(
+            f"{idle} is empty: only the compute-only format has idle slots, and this "
+            "text has communications"
+        )
+    return rows
+
+
+def _communicates(row: Sequence[Action | Overlap]) -> bool:
+    return any(isinstance(a, Action) and a.kind in COMMUNICATION for a in row)
+
+
+def _programs(source: str | Path, name: str) -> tuple[tuple[Program, ...], Schedule]:
+    """What is read, and its compute part as a schedule. Placement is read off the rows:
+    a stage lives where its actions stand."""
+    rows = _rows(source)
+    homes: dict[int, int] = {}
+    seen: dict[Action, tuple[int, int]] = {}
+    for rank, row in enumerate(rows):
+        for column, item in enumerate(row):
             for action in halves(item):
                 _settle(action, (rank, column), homes, seen)
-        rows.append(tuple(row))
     if not homes:
         raise ValueError("the CSV has no actions")
     missing = next((s for s in range(len(homes)) if s not in homes), None)
     if missing is not None:
         raise ValueError(f"the CSV has no actions for stage {missing}")
     placed = tuple(homes[stage] for stage in range(len(homes)))
-    return Schedule(name, tuple(rows), placed)
+    programs = tuple(Program(rank, row) for rank, row in enumerate(rows))
+    compute = [
+        [a for a in row if isinstance(a, Overlap) or a.kind not in COMMUNICATION]
+        for row in rows
+    ]
+    schedule = Schedule(name, compute, placed)
+    if any(map(_communicates, rows)):
+        check_communications(programs, schedule)
+    return programs, schedule
+
+
+def read_csv(source: str | Path, name: str = "csv") -> Schedule:
+    """See ``Schedule.from_csv``."""
+    return _programs(source, name)[1]
+
+
+def programs_from_csv(source: str | Path) -> tuple[Program, ...]:
+    """The programs of PyTorch's CSV, one per rank, with all that stands in it: sends,
+    receives, UNSHARD, RESHARD and REDUCE_GRAD too. ``source`` is a path or the text.
+
+    Raises ValueError as ``Schedule.from_csv`` does; communications are checked.
+    """
+    return _programs(source, "csv")[0]
 
 
 def _settle(
@@ -126,6 +181,8 @@ def _settle(
     """Notes where an action and its stage stand. Raises ValueError for a second
     place."""
     rank, column = place
+    if action.kind in (Kind.UNSHARD, Kind.RESHARD):
+        return  # these come again and again, and place nothing
     where = f"line {rank + 1}, column {column + 1}: {action}"
     if action in seen:
         line, before = seen[action]
@@ -141,15 +198,48 @@ def _settle(
         )
 
 
-def write_csv(schedule: Schedule) -> str:
+def write_csv(
+    schedule: Schedule, communications: bool, unsharded_stages: int | None
+) -> str:
     """See ``Schedule.to_csv``: the rows without idle slots."""
-    for rank, step, action in schedule.walk():
-        if action.kind not in _PYTORCH_COMPUTE or action.slice:
-            raise ValueError(
-                f"rank {rank}, step {step}: PyTorch's format has no {action}"
-            )
+    if schedule.copy_of and max(schedule.copy_of) + 1 < schedule.num_stages:
+        raise ValueError(
+            f"{schedule.name} has several copies of the parameters; PyTorch's pipelines "
+            "have one, and its format cannot say which microbatch passes which"
+        )
+    if communications:
+        _refuse_foreign(schedule.ranks)
+        return programs_to_csv(with_communications(schedule, unsharded_stages))
+    if unsharded_stages is not None:
+        raise ValueError(
+            "unsharded_stages goes with communications=True: the compute-only format "
+            "has no UNSHARD"
+        )
+    return _written(schedule.ranks, frozenset(_PYTORCH_COMPUTE))
+
+
+def programs_to_csv(programs: Sequence[Program]) -> str:
+    """PyTorch's CSV of programs, written as they stand; the inverse of
+    ``programs_from_csv``. Raises ValueError for actions that PyTorch lacks.
+    ``Schedule.to_csv(communications=True)`` puts receives where PyTorch's runtime needs
+    them; ``Schedule.programs`` does not."""
+    return _written([program.steps for program in programs], _PYTORCH)
+
+
+def _refuse_foreign(rows: Sequence[Row], may: frozenset[Kind] = _PYTORCH) -> None:
+    for rank, row in enumerate(rows):
+        for step, item in enumerate(row):
+            for action in halves(item):
+                if action.kind not in may or action.slice:
+                    raise ValueError(
+                        f"rank {rank}, step {step}: PyTorch's format has no {action}"
+                    )
+
+
+def _written(rows: Sequence[Row], may: frozenset[Kind]) -> str:
+    _refuse_foreign(rows, may)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for row in schedule.ranks:
+    for row in rows:
         writer.writerow([str(item) for item in row])
     return text.getvalue()

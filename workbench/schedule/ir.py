@@ -186,16 +186,33 @@ class Schedule:
 
     @classmethod
     def from_csv(cls, source: str | Path, *, name: str = "csv") -> Schedule:
-        """From PyTorch's compute-only CSV, a path or the text. Raises ValueError."""
+        """From PyTorch's CSV, a path or the text, with communications or without.
+
+        Communications are checked, then left out: they follow from the schedule. Every
+        message must be sent once and received once, between any two ranks in one order,
+        and without deadlock. Raises ValueError, and ScheduleError (which is one) for
+        communications that break a rule, or do not belong to a schedule that passes
+        ``check``. ``programs_from_csv`` keeps them.
+        """
         from .csv import read_csv
 
         return read_csv(source, name)
 
-    def to_csv(self) -> str:
-        """PyTorch's compute-only CSV. Raises ValueError for what PyTorch lacks."""
+    def to_csv(
+        self, *, communications: bool = False, unsharded_stages: int | None = None
+    ) -> str:
+        """PyTorch's CSV: its "compute_only" format, or "compute_comms" with
+        ``communications``.
+
+        The latter adds a REDUCE_GRAD per stage, sends, and receives in an order in
+        which no rank can block another; with ``unsharded_stages``, also UNSHARD and
+        RESHARD, so that the parameters of the next so many stages are whole. Raises
+        ValueError for what PyTorch lacks (recompute, slices, copies), and
+        ScheduleError, with communications, where ``check`` does.
+        """
         from .csv import write_csv
 
-        return write_csv(self)
+        return write_csv(self, communications, unsharded_stages)
 
     # ---- what it says ----------------------------------------------------------------
 

@@ -25,7 +25,7 @@ _GRADIENTS = (Kind.W, Kind.B)
 Messages = tuple[dict[Action, Action], dict[Action, Action]]
 
 
-def _messages(schedule: Schedule, rows: Sequence[Row]) -> Messages:
+def messages(schedule: Schedule, rows: Sequence[Row]) -> Messages:
     """Every dependence between two ranks becomes a send and a receive. An action is
     named by the stage it belongs to, at both ends."""
     home = schedule.stage_to_rank
@@ -44,7 +44,7 @@ def _messages(schedule: Schedule, rows: Sequence[Row]) -> Messages:
     return receives, sends
 
 
-def _last_gradients(row: Row) -> set[Action]:
+def last_gradients(row: Row) -> set[Action]:
     """The last W or B of every stage in the row: after it the stage's gradient is
     whole."""
     last: dict[int, Action] = {}
@@ -55,10 +55,10 @@ def _last_gradients(row: Row) -> set[Action]:
     return set(last.values())
 
 
-def _lower_row(row: Row, messages: Messages, optimizer: bool) -> Row:
-    receives, sends = messages
+def _lower_row(row: Row, found: Messages, optimizer: bool) -> Row:
+    receives, sends = found
     steps: list[Action | Overlap] = []
-    last = _last_gradients(row) if optimizer else set()
+    last = last_gradients(row) if optimizer else set()
     for item in row:
         actions = halves(item)
         steps += [receives[action] for action in actions if action in receives]
@@ -77,12 +77,12 @@ def _lower(
     schedule: Schedule, rows: Sequence[Row], optimizer: bool
 ) -> tuple[Program, ...]:
     try:
-        messages = _messages(schedule, rows)
+        found = messages(schedule, rows)
     except IndexError:
         schedule.check()  # a stage that is not there: says which, and where
         raise
     return tuple(
-        Program(rank, _lower_row(row, messages, optimizer))
+        Program(rank, _lower_row(row, found, optimizer))
         for rank, row in enumerate(rows)
     )
 

@@ -212,26 +212,33 @@ class _Rank:
     """Walks one rank's events in time and gives every instant to one part."""
 
     def __init__(
-        self, events: Trace, sent: Ints, low: int, high: int, optimizer: bool
+        self,
+        events: Trace,
+        sent: Ints,
+        low: int,
+        high: int,
+        steps: Mapping[int, tuple[int, int]] | None,
     ) -> None:
+        """``steps``: first start and last end of every step over all ranks, where no
+        event closes it."""
         self.parts = dict.fromkeys(PARTS, 0)
         self.phases = _phase_ends(events)
         self.clock = low
-        self.has_optimizer = optimizer
+        self.steps = steps
+        self.step: int | None = None
         order = np.lexsort((events.end, events.start))
         recompute = events.of_kind(Kind.R)
         sends = events.of_kind(Kind.SEND_F, Kind.SEND_B)
         sync = events.of_kind(Kind.OPT_STEP)
         columns = (events.start, events.end, events.step, events.lane, sent)
-        begun = False
         for start, end, step, lane, sent_at, again, is_send, is_sync in zip(
             *(c[order].tolist() for c in (*columns, recompute, sends, sync)),
             strict=True,
         ):
             phase = self.phases[step]
             if start > self.clock:
-                self._gap(start, phase, begun)
-            begun = True
+                self._gap(start, phase, step)
+            self.step = step
             begin, end = max(start, self.clock), max(end, self.clock)
             if lane != WAIT_LANE:
                 self.parts["recompute" if again else "compute"] += end - begin
@@ -246,18 +253,38 @@ class _Rank:
             self.clock = end
         self._tail(high)
 
-    def _gap(self, until: int, phase: tuple[int, int], begun: bool) -> None:
+    def _gap(self, until: int, phase: tuple[int, int], step: int) -> None:
         """Nothing recorded up to ``until``: before a rank's first event it waits to
         begin."""
-        if begun:
+        if self.step is not None and (self.steps is None or self.step == step):
             self.parts["engine_overhead"] += until - self.clock
-        else:
-            _split(self.parts, self.clock, until, phase)
+            self.clock = until
+            return
+        if self.step is not None and self.steps is not None:
+            # The other ranks end their step; then what lies between steps; then, as at
+            # the start, this rank waits to begin.
+            ended = min(until, max(self.clock, self.steps[self.step][1]))
+            begins = max(ended, min(until, self.steps[step][0]))
+            self.parts["cooldown"] += ended - self.clock
+            self.parts["engine_overhead"] += begins - ended
+            self.clock = begins
+        _split(self.parts, self.clock, until, phase)
         self.clock = until
 
     def _tail(self, high: int) -> None:
-        part = "synchronisation" if self.has_optimizer else "cooldown"
+        part = "synchronisation" if self.steps is None else "cooldown"
         self.parts[part] += high - self.clock
+
+
+def _steps(trace: Trace) -> dict[int, tuple[int, int]] | None:
+    """(first start, last end) of every step; None where optimizer steps close them."""
+    if trace.of_kind(Kind.OPT_STEP).any():
+        return None
+    found = {}
+    for step in trace.steps:
+        mask = trace.step == step
+        found[step] = int(trace.start[mask].min()), int(trace.end[mask].max())
+    return found
 
 
 def report(trace: Trace) -> BubbleReport:
@@ -268,11 +295,11 @@ def report(trace: Trace) -> BubbleReport:
         return BubbleReport(0.0, 0.0, empty, trace.tick, trace.unit, trace.source)
     low, high = int(trace.start.min()), int(trace.end.max())
     sent = send_ends(trace)
-    optimizer = bool((trace.lane == OPTIMIZER_LANE).any())
+    steps = _steps(trace)
     rows = []
     for rank in range(trace.num_ranks):
         mask = trace.rank == rank
-        rows.append(_Rank(trace.select(mask), sent[mask], low, high, optimizer).parts)
+        rows.append(_Rank(trace.select(mask), sent[mask], low, high, steps).parts)
     return BubbleReport(
         trace.makespan, trace.span, tuple(rows), trace.tick, trace.unit, trace.source
     )

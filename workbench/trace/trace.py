@@ -8,7 +8,7 @@ exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..schedule import KIND_CODE, KINDS, Action, Kind
+from ..schedule import KIND_CODE, KINDS, Action, Kind, Schedule
 
 if TYPE_CHECKING:
     from .report import BubbleReport
@@ -130,6 +130,46 @@ class Trace:
         }
         return replace(first, **columns)
 
+    @classmethod
+    def from_torch_profiler(
+        cls,
+        source: str | Path | Iterable[str | Path],
+        *,
+        ranks: Iterable[int] | None = None,
+    ) -> Trace:
+        """A pipeline's run from PyTorch's profiler: a folder with a JSON or .json.gz file
+        per rank, or the files. Times in seconds; ``source`` "imported".
+
+        Read are the ranges ``PP:<action>``, of the device where all ranks have them,
+        else of the host, without the waits inside. Clocks are set by the messages
+        between ranks; ``metadata`` has ``clock_offsets``, and in ``clock_residual`` the
+        seconds by which a message would still arrive before it was sent. ``ranks``
+        chooses one pipeline among replicas.
+
+        Raises ValueError for files that cannot be read, without ranges, without a rank,
+        with a rank twice, or when a stage is on two ranks or on none.
+        """
+        from .imports_torch import from_torch_profiler
+
+        return from_torch_profiler(source, ranks)
+
+    @classmethod
+    def from_rows(
+        cls, table: Any, *, unit: str = "s", align_clocks: bool = False
+    ) -> Trace:
+        """From a table with rank, stage, kind, microbatch, start and end, and optionally
+        slice and step: rows in this order, dicts, a dict of columns, or a data frame.
+
+        kind is one of ours (F, B, I, W ...), or a name such as "forward-compute" of
+        Megatron's timers. Times are in ``unit``: "s", "ms", "us", "ns", or "unit" for
+        no unit of time. Waits and sends may be left out; they are derived.
+        ``align_clocks`` sets the ranks' clocks by their messages. Raises ValueError
+        naming the row for what is missing, unknown, twice there, or ends too early.
+        """
+        from .imports_rows import from_rows
+
+        return from_rows(table, unit, align_clocks)
+
     # ---- what is in it ---------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -187,6 +227,14 @@ class Trace:
         return (self.end - self.start)[mask] * self.tick
 
     # ---- what can be made of it ------------------------------------------------------
+
+    def schedule(self, step: int | None = None) -> Schedule:
+        """The compute actions of one training step (the last one) in the order in which
+        they began, as a schedule to check, simulate or export. Raises ValueError for a
+        step that is not there, or that lacks a stage."""
+        from .imports import schedule_of
+
+        return schedule_of(self, step)
 
     def bubbles(self) -> BubbleReport:
         """Where the idle time is, and why."""
