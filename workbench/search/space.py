@@ -23,6 +23,10 @@ class Space:
 
     def __init__(self, wish: Wish, problem: Problem, name: str, objective: str) -> None:
         self.wish, self.problem, self.name = wish, problem, name
+        if problem.costs.has_optimizer:
+            # Ranks wait for each other at the step's end, and the first stage's rank
+            # begins at once: its span is the makespan.
+            objective = "makespan"
         self.objective = Objective(problem, objective)
         bound = Bound(problem)
         ticks = bound.makespan() if objective == "makespan" else bound.span()
