@@ -2,54 +2,127 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..schedule import Action, Kind
+from ..schedule import KIND_CODE, KINDS, Action, Kind
 from ..trace import WAIT_LANE, Trace
+from .noise import lognormal, normal
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Cost = float | Sequence[float] | Floats
 
 #: Columns of ``CostModel.times``.
 COSTED = (Kind.F, Kind.I, Kind.W, Kind.R, Kind.REDUCE_GRAD, Kind.OPT_STEP)
 _COLUMN = {kind: i for i, kind in enumerate(COSTED)}
 
+#: Column of ``times`` by kind code; B, the sum of two, and what is free come behind.
+_FULL, _FREE = len(COSTED), len(COSTED) + 1
+_COLUMN_OF_CODE = np.array(
+    [_FULL if kind is Kind.B else _COLUMN.get(kind, _FREE) for kind in KINDS]
+)
+
 
 @dataclass(frozen=True, eq=False)
 class CostModel:
     """Costs in any unit of time.
 
-    times: (stages, 6) for F, I, W, R, REDUCE_GRAD, OPT_STEP; a model with one row holds
-    for every stage. A full backward B costs I + W. ``hop`` is the latency of a message
-    between two ranks; the sender is not blocked by it, and on one rank there is none.
-    ``overlap`` is the cost of an F and a B run together (None: their sum).
+    times: (stages, 6) for F, I, W, R, REDUCE_GRAD, OPT_STEP, or (stages, 6,
+    microbatches) where microbatches differ (REDUCE_GRAD and OPT_STEP, which have none,
+    then cost what the last column says); a model with one row holds for every stage. A
+    full backward B costs I + W. Every action costs this much, a sequence slice's too,
+    times its row of ``slice_weights``, (slices,) or (slices, 6), where given.
+
+    overlap: what an F and a backward run together cost (None: their sum); a number, or
+    (stages, stages) by the stage of the F and the stage of the backward.
+
+    ``hop`` is the latency of a message between two ranks, on one rank there is none.
+    ``latency``, (ranks, ranks) by sender and receiver, takes its place where links
+    differ. With ``bandwidth``, bytes per unit of time, a number or (ranks, ranks), a
+    message of stage s's output takes ``message_bytes[s]`` / bandwidth longer, and so
+    does the gradient that comes back for it; a number holds for all stages. Messages of
+    one link do not slow each other. The sender is not blocked by any of it, unless
+    ``blocking``.
+
+    ``speed``, (ranks,): a rank of speed 0.5 takes twice as long for everything.
+
+    ``jitter`` is the standard deviation of the log-normal factor of mean 1 that every
+    action's cost is multiplied by: a number, (6,) or (stages, 6). It shows only in a
+    model of one ``draw``: ``costs.draws(100)`` gives a hundred, told apart by the draw's
+    number and, between models, by ``seed``. The factor is a function of seed, draw and
+    action alone: schedules can be compared under the same luck.
+
+    Raises ValueError for shapes that do not fit and for what is no cost.
     """
 
     times: Floats
     hop: float = 0.0
-    overlap: float | None = None
+    overlap: float | Floats | None = None
     unit: str = "unit"
+    latency: Floats | None = None
+    bandwidth: float | Floats | None = None
+    message_bytes: float | Floats = 0.0
+    blocking: bool = False
+    speed: Floats | None = None
+    slice_weights: Floats | None = None
+    jitter: float | Floats = 0.0
+    seed: int = 0
+    draw: int | None = None
 
     def __post_init__(self) -> None:
-        times = np.array(self.times, dtype=np.float64)
-        if times.ndim != 2 or times.shape[1] != len(COSTED):
+        times = _costs("times", self.times)
+        if times.ndim not in (2, 3) or times.shape[1] != len(COSTED) or not times.size:
             raise ValueError(
-                f"times must be (stages, {len(COSTED)}), got {times.shape}"
+                f"times must be (stages, {len(COSTED)}) or (stages, {len(COSTED)}, "
+                f"microbatches), got {times.shape}"
             )
-        if not np.isfinite(times).all() or (times < 0).any():
-            raise ValueError("costs must be finite and not negative")
-        for name in ("hop", "overlap"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < np.inf:
-                raise ValueError(
-                    f"{name} must be finite and not negative, got {value!r}"
-                )
-        times.flags.writeable = False
         object.__setattr__(self, "times", times)
+        self._set("hop", ())
+        self._set("overlap", (), (None, None))
+        self._set("latency", (None, None))
+        self._set("bandwidth", (), (None, None))
+        self._set("message_bytes", (), (None,))
+        self._set("speed", (None,))
+        self._set("slice_weights", (None,), (None, len(COSTED)))
+        self._set("jitter", (), (len(COSTED),), (len(times), len(COSTED)))
+        for name in ("overlap", "latency", "bandwidth"):
+            value = getattr(self, name)
+            if np.ndim(value) == 2 and value.shape[0] != value.shape[1]:
+                raise ValueError(f"{name} must be square, got {value.shape}")
+        for name in ("bandwidth", "speed"):
+            value = getattr(self, name)
+            if value is not None and not np.all(np.asarray(value) > 0):
+                raise ValueError(f"{name} must be above 0, got {value!r}")
+        for name in ("seed", "draw"):
+            number = getattr(self, name)
+            if number is not None and operator.index(number) < 0:
+                raise ValueError(f"{name} must not be negative, got {number!r}")
+
+    def _set(self, name: str, *shapes: tuple[int | None, ...]) -> None:
+        """Stores a field as a float or a frozen array of one of the shapes; None in a
+        shape stands for any length."""
+        value = getattr(self, name)
+        if value is None:
+            return
+        array = _costs(name, value)
+        for shape in shapes:
+            if len(shape) == array.ndim and all(
+                want in (None, got)
+                for want, got in zip(shape, array.shape, strict=True)
+            ):
+                break
+        else:
+            raise ValueError(f"{name} has the shape {array.shape}; see CostModel")
+        object.__setattr__(self, name, array if array.ndim else float(array))
+
+    # ---- making one ------------------------------------------------------------------
 
     @classmethod
     def uniform(
@@ -60,25 +133,30 @@ class CostModel:
         W: Cost = 1.0,
         R: Cost | None = None,
         hop: float = 0.0,
-        overlap: float | None = None,
+        overlap: float | Floats | None = None,
         reduce: Cost = 0.0,
         optimizer: Cost = 0.0,
+        **more: Any,
     ) -> CostModel:
-        """Costs per stage: a number for all stages, or one number per stage.
+        """Costs per stage: a number for all stages, one number per stage, or an array
+        (stages, microbatches).
 
-        R defaults to F. Raises ValueError for negative costs or lists of different
-        lengths.
+        R defaults to F; ``more`` are CostModel's other fields. Raises ValueError for
+        negative costs or lists of different lengths.
         """
-        columns = [F, I, W, F if R is None else R, reduce, optimizer]
+        columns = [np.asarray(c, np.float64) for c in (F, I, W, F if R is None else R)]
+        columns += [np.asarray(c, np.float64) for c in (reduce, optimizer)]
+        deep = any(c.ndim == 2 for c in columns)
+        shaped = [c[:, None] if deep and c.ndim == 1 else c for c in columns]
         try:
-            rows = np.broadcast_arrays(*(np.atleast_1d(c) for c in columns))
+            rows = np.broadcast_arrays(*(np.atleast_1d(c) for c in shaped))
         except ValueError:
-            lengths = [np.size(c) for c in columns]
+            lengths = [c.shape[0] if c.ndim else 1 for c in columns]
             raise ValueError(
                 f"F, I, W, R, reduce and optimizer have {lengths} entries; give one number, "
                 "or one per stage"
             ) from None
-        return cls(np.stack(rows, axis=1).astype(np.float64), hop, overlap)
+        return cls(np.stack(rows, axis=1), hop, overlap, **more)
 
     @classmethod
     def from_trace(cls, trace: Trace) -> CostModel:
@@ -107,6 +185,12 @@ class CostModel:
                     times[stage, _COLUMN[kind]] = float(np.median(found))
         return cls(times, _hop(trace), None, trace.unit)
 
+    def draws(self, count: int) -> tuple[CostModel, ...]:
+        """The model under ``count`` different lucks, draws 0 to count - 1."""
+        return tuple(replace(self, draw=number) for number in range(count))
+
+    # ---- what it says ----------------------------------------------------------------
+
     @property
     def num_stages(self) -> int | None:
         """Stages it is for; None when one row holds for every stage."""
@@ -117,35 +201,172 @@ class CostModel:
         """Whether the step's end costs anything."""
         return bool(self.times[:, _COLUMN[Kind.REDUCE_GRAD] :].any())
 
-    def seconds(self, action: Action) -> float:
-        """The cost of an action, in ``unit``; 0.0 for communication.
+    @property
+    def by_action(self) -> bool:
+        """Whether actions of one stage and kind may differ in cost."""
+        noisy = self.draw is not None and bool(np.any(self.jitter))
+        return noisy or self.times.ndim == 3 or self.slice_weights is not None
 
-        Raises ValueError for a stage the model has no row for.
+    def seconds(self, action: Action) -> float:
+        """The cost of an action on a rank of speed 1, in ``unit``; 0.0 for
+        communication.
+
+        Raises ValueError for a stage, microbatch or slice the model has no number for.
         """
-        if len(self.times) > 1 and not 0 <= action.stage < len(self.times):
-            raise ValueError(f"{action}: the costs are for {len(self.times)} stages")
-        row = self.times[action.stage if len(self.times) > 1 else 0]
-        if action.kind is Kind.B:
-            return float(row[_COLUMN[Kind.I]] + row[_COLUMN[Kind.W]])
-        column = _COLUMN.get(action.kind)
-        return 0.0 if column is None else float(row[column])
+        stage, kind, microbatch, part = action
+        table, fields = self._table, (stage, KIND_CODE[kind], microbatch, part)
+        told = (stage, microbatch, part)
+        names = ("stages", "microbatches", "slices")
+        for name, at, count in zip(
+            names, told, np.array(table.shape)[[0, 2, 3]], strict=True
+        ):
+            if count > 1 and not (0 <= at < count or at == -1 != stage):
+                raise ValueError(f"{action}: the costs are for {count} {name}")
+        return float(self.durations(*(np.array([field]) for field in fields))[0])
+
+    @cached_property
+    def _table(self) -> Floats:
+        """(stages, 8, microbatches, slices): what actions cost, with a column each for
+        I + W and for what is free; an axis along which all are alike has length 1."""
+        weights = np.ones((1, 1)) if self.slice_weights is None else self.slice_weights
+        weights = np.broadcast_to(weights.T, (len(COSTED), len(weights)))
+        times = self.times if self.times.ndim == 3 else self.times[:, :, None]
+        return _with_full(times[:, :, :, None] * weights[:, None, :], add=True)
+
+    @cached_property
+    def _jitters(self) -> Floats:
+        """(stages, 8) or (1, 8); a B takes the mean of I's and W's."""
+        jitter = np.atleast_2d(np.asarray(self.jitter))
+        return _with_full(
+            np.broadcast_to(jitter, (len(jitter), len(COSTED))), add=False
+        )
+
+    def durations(
+        self, stage: Ints, kind: Ints, microbatch: Ints, part: Ints
+    ) -> Floats:
+        """The costs of many actions on ranks of speed 1, as arrays of one length;
+        ``kind`` as codes of KIND_CODE. What ``seconds`` says of one."""
+        table, column = self._table, _COLUMN_OF_CODE[kind]
+        at = [
+            0 if count == 1 else index
+            for count, index in zip(
+                np.array(table.shape)[[0, 2, 3]], (stage, microbatch, part), strict=True
+            )
+        ]
+        found = table[at[0], column, at[1], at[2]]
+        if self.draw is None or not np.any(self.jitter):
+            return np.asarray(found)
+        jitters = self._jitters
+        spread = jitters[0 if len(jitters) == 1 else stage, column]
+        luck = normal(self.seed, self.draw, stage, kind, microbatch, part)
+        return np.asarray(found * lognormal(spread, luck))
+
+    def factors(self, num_ranks: int) -> Floats:
+        """(ranks,): what a cost is multiplied by on every rank."""
+        return np.ones(num_ranks) if self.speed is None else 1 / self.speed
+
+    def flights(
+        self, sender: Ints, receiver: Ints, stage: Ints, forward: npt.NDArray[np.bool_]
+    ) -> Floats:
+        """How long messages take from rank to rank, as arrays of one length. ``stage``
+        sends: its output where ``forward``, else the gradient of its input."""
+        if self.latency is None:
+            found = np.full(sender.shape, self.hop)
+        else:
+            found = self.latency[sender, receiver]
+        if self.bandwidth is None:
+            return found
+        sizes, rates = np.asarray(self.message_bytes), np.asarray(self.bandwidth)
+        size = sizes[np.where(forward, stage, stage - 1)] if sizes.ndim else sizes
+        return np.asarray(
+            found + size / (rates[sender, receiver] if rates.ndim else rates)
+        )
+
+    def pairs(self, forward: Ints, backward: Ints) -> Floats | None:
+        """What the overlaps of two stages' actions cost on ranks of speed 1; None: the
+        sum of both."""
+        if self.overlap is None:
+            return None
+        if isinstance(self.overlap, float):
+            return np.full(forward.shape, self.overlap)
+        return np.asarray(self.overlap[forward, backward])
+
+    def fits(
+        self,
+        what: str,
+        *,
+        num_stages: int,
+        num_ranks: int,
+        num_microbatches: int,
+        num_slices: int = 1,
+    ) -> None:
+        """Raises ValueError where the model has too few or too many numbers for
+        ``what``, a schedule or programs of this size."""
+        by_stage = (
+            ("the costs are", self.times),
+            ("overlap is", self.overlap),
+            ("message_bytes are", self.message_bytes),
+        )
+        for name, value in by_stage:
+            count = len(value) if isinstance(value, np.ndarray) else 1
+            if count not in (1, num_stages):
+                raise ValueError(
+                    f"{name} for {count} stages but {what} has {num_stages}"
+                )
+        for name in ("latency", "bandwidth", "speed"):
+            value = getattr(self, name)
+            if np.ndim(value) and len(value) != num_ranks:
+                raise ValueError(
+                    f"{name} is for {len(value)} ranks but {what} has {num_ranks}"
+                )
+        if self.times.ndim == 3 and self.times.shape[2] < num_microbatches:
+            raise ValueError(
+                f"the costs are for {self.times.shape[2]} microbatches but {what} has "
+                f"{num_microbatches}"
+            )
+        if self.slice_weights is not None and len(self.slice_weights) < num_slices:
+            raise ValueError(
+                f"slice_weights are for {len(self.slice_weights)} slices but {what} has "
+                f"{num_slices}"
+            )
 
     def __repr__(self) -> str:
         stages = self.num_stages or "any number of"
         return f"CostModel({stages} stages, hop={self.hop:g}, unit={self.unit!r})"
 
     def _repr_html_(self) -> str:
+        times = self.times if self.times.ndim == 2 else self.times.mean(axis=2)
         head = "".join(f"<th>{kind}</th>" for kind in COSTED)
         body = "".join(
-            f"<tr><td>{'all' if len(self.times) == 1 else stage}</td>"
+            f"<tr><td>{'all' if len(times) == 1 else stage}</td>"
             + "".join(f"<td>{value:.6g}</td>" for value in row)
             + "</tr>"
-            for stage, row in enumerate(self.times)
+            for stage, row in enumerate(times)
         )
         return (
             f"<table><thead><tr><th>stage</th>{head}</tr></thead><tbody>{body}</tbody>"
             f"<caption>costs in {self.unit}, hop {self.hop:.6g}</caption></table>"
         )
+
+
+def _costs(name: str, value: Any) -> Floats:
+    """A frozen array of floats. Raises ValueError unless all are durations."""
+    array = np.array(value, dtype=np.float64)
+    if not np.isfinite(array).all() or (array < 0).any():
+        told = f", got {value!r}" if array.ndim == 0 else ""
+        what = "costs" if name == "times" else name
+        raise ValueError(f"{what} must be finite and not negative{told}")
+    array.flags.writeable = False
+    return array
+
+
+def _with_full(table: Floats, add: bool) -> Floats:
+    """The table with two columns more: for B, from I's and W's, and zeros."""
+    full = table[:, [_COLUMN[Kind.I]]] + table[:, [_COLUMN[Kind.W]]]
+    full = full if add else full / 2
+    wide = np.concatenate([table, full, np.zeros_like(full)], axis=1)
+    wide.flags.writeable = False
+    return np.asarray(wide)
 
 
 def _hop(trace: Trace) -> float:

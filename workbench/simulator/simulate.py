@@ -43,7 +43,7 @@ def _lane(kind: Kind) -> int:
 def _cost(step: Action | Overlap | None, costs: CostModel) -> float:
     if step is None:
         return 0.0
-    if isinstance(step, Overlap) and costs.overlap is not None:
+    if isinstance(step, Overlap) and isinstance(costs.overlap, float):
         return costs.overlap
     return sum(costs.seconds(action) for action in halves(step))
 
