@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import workbench as wb
-from workbench.search.bounds import Bound
-from workbench.search.evaluate import evaluate
+from workbench.search.bounds import lower_bound
+from workbench.search.evaluate import Objective
 from workbench.search.greedy import greedy, some_rules
 from workbench.search.problem import Problem, memory_units
 
@@ -44,9 +44,7 @@ def problem_of(
 
 
 def bounds(problem: Problem) -> tuple[float, float]:
-    bound = Bound(problem)
-    units = bound.problem.units
-    return units(bound.makespan()), units(bound.span())
+    return lower_bound(problem, "makespan"), lower_bound(problem, "span")
 
 
 TINY = [
@@ -105,13 +103,12 @@ def test_no_list_schedule_beats_the_bound(data: st.DataObject) -> None:
         if limit is not None:
             # What check counts: stages' activations, v to a rank's.
             schedule.check(memory_limit=max(1, int(limit * v)))
-        times = evaluate(problem, rows)
-        assert times is not None
-        if split:
-            assert problem.units(times.makespan) == trace.makespan
-            # With a price on the step's end, ranks wait there for each other.
-            span = times.makespan if costs.has_optimizer else times.span
-            assert problem.units(span) == pytest.approx(trace.span, abs=1e-9)
+        whole = Objective(problem, "makespan")
+        assert whole.value(whole.order(rows)) == trace.makespan
+        if not costs.has_optimizer:
+            longest = Objective(problem, "span")
+            value = longest.value(longest.order(rows))
+            assert value == pytest.approx(trace.span, abs=1e-9)
 
 
 @given(

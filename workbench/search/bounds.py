@@ -23,17 +23,64 @@ import heapq
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
+
+from ..schedule import Action, Kind
 from .problem import Problem
 
 Prefixes = list[list[int]]
 _NEVER = -1
 
 
+def lower_bound(problem: Problem, objective: str) -> float:
+    """What no order of the problem's actions can beat, in the costs' unit.
+
+    With a price for overlapping pairs every cost counts as the cheapest pair makes it:
+    a pair is then no shorter than both its halves one after the other.
+    """
+    factor = overlap_factor(problem)
+    bound = Bound(problem)
+    ticks = bound.makespan() if objective == "makespan" else bound.span()
+    if factor < 1:
+        return factor * ticks * problem.tick * (1 - 1e-9)
+    return bound.problem.units(ticks)
+
+
+def overlap_factor(problem: Problem) -> float:
+    """The least share of its halves' costs that an overlapping pair can have, at most
+    1."""
+    costs, stages = problem.costs, range(problem.num_stages)
+    if costs.overlap is None:
+        return 1.0
+
+    def cost(stage: int, kind: Kind, microbatch: int) -> float:
+        return costs.seconds(Action(stage, kind, microbatch))
+
+    m = range(problem.num_microbatches)
+    forward = np.array([max(cost(s, Kind.F, k) for k in m) for s in stages])
+    backward = np.array([max(cost(s, Kind.B, k) for k in m) for s in stages])
+    grid = np.indices((len(stages), len(stages))).reshape(2, -1)
+    pairs = costs.pairs(grid[0], grid[1])
+    assert pairs is not None
+    halves = forward[grid[0]] + backward[grid[1]]
+    shares = pairs[halves > 0] / halves[halves > 0]
+    return min(1.0, float(shares.min(initial=1.0)))
+
+
 class Bound:
-    """The bound's graph for one placement. Times are scaled ticks."""
+    """The bound's graph for one placement. Times are ticks."""
 
     def __init__(self, problem: Problem, sharpen: bool = True) -> None:
         self.problem = replace(problem, down=True)
+        m = self.problem.num_microbatches
+        #: Per action, what it takes at least; of a kind whose cost depends on the
+        #: microbatch, the least: the ascending order is then no loss again.
+        self.duration = self.problem.duration
+        if self.problem.by_microbatch:
+            self.duration = [
+                min(self.duration[a - a % m : a - a % m + m])
+                for a in range(self.problem.size)
+            ]
         self.sharpen = sharpen
         self.needs = self._edges()
         self.order = self._order()
@@ -97,7 +144,7 @@ class Bound:
     def heads(self, source: int | None = None) -> list[int]:
         """The earliest start of every action, from the step's start; or from the start
         of ``source``, and -1 for what does not come after it."""
-        duration = self.problem.duration
+        duration = self.duration
         head = [_NEVER] * self.problem.size
         before = self._counts(self.order, self.needs) if self.sharpen else None
         for action in self.order:
@@ -115,7 +162,7 @@ class Bound:
     def tails(self, rank: int | None = None) -> list[int]:
         """The least time from the end of every action to the step's end; or to the end
         of the rank's last action, and -1 for what has none of the rank's after it."""
-        problem, duration = self.problem, self.problem.duration
+        problem, duration = self.problem, self.duration
         tail = [_NEVER] * problem.size
         backwards = self.order[::-1]
         after = self._counts(backwards, self.feeds) if self.sharpen else None
@@ -162,7 +209,7 @@ class Bound:
                 begin = first + m - count if backwards else first
                 for job in range(begin, begin + count):
                     if known[job] >= 0:
-                        jobs.append((known[job], problem.duration[job]))
+                        jobs.append((known[job], self.duration[job]))
         jobs.sort()
         clock = 0
         for ready, work in jobs:
@@ -174,7 +221,7 @@ class Bound:
     def makespan(self) -> int:
         """No order has a smaller makespan."""
         heads, tails = self.heads(), self.tails()
-        duration = self.problem.duration
+        duration = self.duration
         best = max(h + d + t for h, d, t in zip(heads, duration, tails, strict=True))
         for rank, own in enumerate(self.own):
             if own:
@@ -198,7 +245,7 @@ class Bound:
 
     def _one_machine(self, own: list[int], heads: list[int], tails: list[int]) -> int:
         """Jackson's preemptive order: always the ready action with the longest tail."""
-        jobs = sorted((heads[a], self.problem.duration[a], tails[a]) for a in own)
+        jobs = sorted((heads[a], self.duration[a], tails[a]) for a in own)
         ready: list[tuple[int, int]] = []
         clock = best = at = 0
         while at < len(jobs) or ready:
@@ -220,49 +267,49 @@ class Bound:
         """Idle time that the rank cannot avoid before its first backward and after its
         last forward."""
         problem = self.problem
+        if problem.by_microbatch:
+            return 0
         m, last = problem.num_microbatches, len(problem.kinds) - 1
         stages = [s for s, home in enumerate(problem.stage_to_rank) if home == rank]
         low, high = stages[0], stages[-1]
-        first = problem.action(low, 0, 0)
-        turn = problem.action(high, 1, 0)
-        wait = self._plain.heads(first)[turn]
-        forward = {s: problem.token_duration[s * (last + 1)] for s in stages}
+        forward = {s: self._first(s, 0) for s in stages}
         backward = {
-            s: sum(problem.token_duration[s * (last + 1) + 1 : (s + 1) * (last + 1)])
-            for s in stages
+            s: sum(self._first(s, kind) for kind in range(1, last + 1)) for s in stages
         }
-        warmup = wait - self._most(forward, {})
-        final_forward = problem.action(high, 0, m - 1)
-        final = problem.action(low, last, m - 1)
-        until = self._plain.heads(final_forward)[final]
-        until += problem.token_duration[final // m] - forward[high]
+        wait = self._plain.heads(problem.action(low, 0, 0))[problem.action(high, 1, 0)]
+        warmup = max(0, wait - self._most(forward, 0))
+        since = problem.action(high, 0, m - 1)
+        until = self._plain.heads(since)[problem.action(low, last, m - 1)]
+        until += self._first(low, last) - forward[high]
         # The last microbatch itself is held on every stage of the rank by then.
-        others = self._most(backward, dict.fromkeys(stages, 1))
-        cooldown = until - others - sum(backward.values())
-        warmup, cooldown = max(0, warmup), max(0, cooldown)
+        others = self._most(backward, 1)
+        cooldown = max(0, until - others - sum(backward.values()))
         total = m * sum(problem.weights[s] for s in stages)
         full = problem.capacity is not None and total > problem.capacity
         # Only then must a backward come before the last forward.
         return warmup + cooldown if full else max(warmup, cooldown)
 
-    def _most(self, work: dict[int, int], held: dict[int, int]) -> int:
-        """The most work on what a rank can hold at once, besides what it holds: a
-        knapsack filled with fractions, rounded up."""
+    def _first(self, stage: int, kind: int) -> int:
+        """What a kind takes, without its gradient's reduction."""
+        plain = self.problem.plain_ticks
+        return plain[self.problem.action(stage, kind, 0)]
+
+    def _most(self, work: dict[int, int], held: int) -> int:
+        """The most work on what a rank can hold at once, besides ``held`` microbatches
+        on each of its stages: a knapsack filled with fractions, rounded up."""
         problem = self.problem
-        left = {s: problem.num_microbatches - held.get(s, 0) for s in work}
+        left = problem.num_microbatches - held
         if problem.capacity is None:
-            return sum(work[s] * left[s] for s in work)
-        room = problem.capacity - sum(problem.weights[s] * held.get(s, 0) for s in work)
+            return left * sum(work.values())
+        room = problem.capacity - held * sum(problem.weights[s] for s in work)
         best = 0
+        # Weightless stages first: they are done for nothing.
         for stage in sorted(
-            work, key=lambda s: work[s] / max(problem.weights[s], 1e-9), reverse=True
+            work, key=lambda s: work[s] / (problem.weights[s] or 1e-9), reverse=True
         ):
             weight = problem.weights[stage]
-            fits = left[stage] * weight <= room
-            if fits:
-                best += left[stage] * work[stage]
-                room -= left[stage] * weight
-            else:
-                best += -(-room * work[stage] // weight)
-                break
+            if left * weight > room:
+                return best - (-room * work[stage] // weight)
+            best += left * work[stage]
+            room -= left * weight
         return best

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ..schedule import SCHEDULES, Schedule, ScheduleError, halves
 from ..simulator import CostModel, simulate
 from ..trace import Trace
@@ -90,9 +92,17 @@ def _variants(
 
 def _copied(costs: CostModel, schedule: Schedule) -> CostModel:
     """Costs for every copy of the parameters: those of the stage that is copied."""
-    if schedule.copy_of is None or len(costs.times) == 1:
+    if schedule.copy_of is None:
         return costs
-    return replace(costs, times=costs.times[list(schedule.copy_of)])
+    stages = list(schedule.copy_of)
+    changes: dict[str, Any] = {}
+    if len(costs.times) > 1:
+        changes["times"] = costs.times[stages]
+    if np.ndim(costs.message_bytes):
+        changes["message_bytes"] = np.asarray(costs.message_bytes)[stages]
+    if np.ndim(costs.overlap or 0):
+        changes["overlap"] = np.asarray(costs.overlap)[np.ix_(stages, stages)]
+    return replace(costs, **changes)
 
 
 @dataclass(frozen=True)

@@ -1,88 +1,82 @@
-"""How long rows take: a max-plus evaluation over action numbers.
-
-Gives the same times as ``simulate`` does on the same order; the tests compare the two.
-"""
+"""How long rows take: in Python for one look at all times, in C for many makespans."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from ..schedule import Schedule
+from ..simulator import Evaluator
 from .problem import Problem, Rows
+
+Order = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Times:
-    """When rows end: ``end`` per action; per rank, its first start and its last end."""
+    """When rows run, in the costs' unit: per action, and per rank its first start and
+    its last end."""
 
-    end: list[int]
-    first: list[int]
-    last: list[int]
-
-    @property
-    def makespan(self) -> int:
-        return max(self.last)
-
-    @property
-    def span(self) -> int:
-        return max(e - s for s, e in zip(self.first, self.last, strict=True))
-
-
-def evaluate(problem: Problem, rows: Rows) -> Times | None:
-    """Every action as early as its row and its messages allow; None on a deadlock.
-
-    An action whose own stage's F or I does not stand before it in its row counts as
-    one that waits forever.
-    """
-    duration, lag, source = problem.duration, problem.lag, problem.message_from
-    kinds, m = len(problem.kinds), problem.num_microbatches
-    per_stage = kinds * m
-    end = [-1] * problem.size
-    clock = [0] * len(rows)
-    position = [0] * len(rows)
-    sleeping: dict[int, int] = {}
-    awake = list(range(len(rows)))
-    left = problem.size
-    while awake:
-        rank = awake.pop()
-        row, now, at = rows[rank], clock[rank], position[rank]
-        count = len(row)
-        while at < count:
-            action = row[at]
-            need = source[action]
-            if need >= 0:
-                ready = end[need]
-                if ready < 0:
-                    sleeping[need] = rank
-                    break
-                ready += lag[action]
-                if ready > now:
-                    now = ready
-            if action % per_stage >= m and end[action - m] < 0:
-                return None
-            now += duration[action]
-            end[action] = now
-            if action in sleeping:
-                awake.append(sleeping.pop(action))
-            at += 1
-            left -= 1
-        clock[rank], position[rank] = now, at
-    if left:
-        return None
-    first = [end[row[0]] - duration[row[0]] if row else 0 for row in rows]
-    return Times(end, first, clock)
+    start: list[float]
+    end: list[float]
+    first: list[float]
+    last: list[float]
 
 
 class Objective:
-    """What is made small: the makespan or the span, in scaled ticks."""
+    """What is made small, "makespan" or "span", of orders of one problem.
+
+    An order is the rows behind one another as the C evaluator wants them; ``order`` and
+    ``shifted`` make them.
+    """
 
     def __init__(self, problem: Problem, name: str) -> None:
-        self.problem = problem
-        self.name = name
-        self.calls = 0
+        self.problem, self.name = problem, name
+        rows: Rows = [[] for _ in range(problem.num_ranks)]
+        for action, rank in enumerate(problem.rank_of):
+            rows[rank].append(action)
+        # The numbers that the evaluator gives are those of this schedule's rows.
+        schedule: Schedule = problem.to_schedule(rows, "numbers")
+        self._evaluator = Evaluator(schedule, problem.costs)
+        self._number = np.empty(problem.size, np.int32)
+        self._number[[a for row in rows for a in row]] = np.arange(problem.size)
+        self.row_start: list[int] = self._evaluator.row_start.tolist()
 
-    def times(self, rows: Rows) -> Times | None:
-        self.calls += 1
-        return evaluate(self.problem, rows)
+    def order(self, rows: Rows) -> Order:
+        return self._number[[action for row in rows for action in row]]
 
-    def of(self, times: Times) -> int:
-        return times.makespan if self.name == "makespan" else times.span
+    def shifted(self, order: Order, rank: int, low: int, actions: list[int]) -> Order:
+        """The order with these actions of a rank's row from position ``low`` on."""
+        changed = order.copy()
+        begin = self.row_start[rank] + low
+        changed[begin : begin + len(actions)] = self._number[actions]
+        return changed
+
+    def value(self, order: Order) -> float:
+        """The objective; negative for an order that does not run."""
+        if self.name == "makespan":
+            return self._evaluator.makespan(order)
+        whole, starts, ends = self._evaluator.times(order)
+        if whole < 0:
+            return whole
+        firsts, lasts = self._edges(order, starts, ends)
+        return float((lasts - firsts).max())
+
+    def _edges(
+        self, order: Order, starts: npt.NDArray, ends: npt.NDArray
+    ) -> tuple[npt.NDArray, npt.NDArray]:
+        begin = np.array(self.row_start)
+        return starts[order[begin[:-1]]], ends[order[begin[1:] - 1]]
+
+    def times(self, order: Order) -> Times:
+        """All times of an order that runs."""
+        _, starts, ends = self._evaluator.times(order)
+        firsts, lasts = self._edges(order, starts, ends)
+        return Times(
+            starts[self._number].tolist(),
+            ends[self._number].tolist(),
+            firsts.tolist(),
+            lasts.tolist(),
+        )

@@ -9,12 +9,11 @@ rank, precedences too.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from .bounds import Bound
 from .budget import Budget
-from .evaluate import evaluate
 from .problem import Problem, Rows
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ def solve(space: Space, budget: Budget) -> str | None:
         from ortools.sat.python import cp_model
     except ImportError:
         return _MISSING
-    problem = replace(space.problem, down=True)
-    model, starts = _model(cp_model, space, problem)
+    model, starts, problem, unit = _model(cp_model, space)
     solver = cp_model.CpSolver()
     parameters = solver.parameters
     if budget.iterations is None:
@@ -47,7 +45,7 @@ def solve(space: Space, budget: Budget) -> str | None:
         space.add(_rows(problem, [solver.value(s) for s in starts]))
     elif status != cp_model.UNKNOWN:
         return f"exact stage for {space.name}: the solver says {solver.status_name()}"
-    space.raise_bound(problem.units(round(solver.best_objective_bound)))
+    space.raise_bound(problem.units(unit * round(solver.best_objective_bound)))
     if status == cp_model.OPTIMAL:
         # A span may need a rank to begin late, which a simulation does not do.
         space.proven = space.objective.name == "makespan"
@@ -58,18 +56,20 @@ def solve(space: Space, budget: Budget) -> str | None:
     )
 
 
-def _model(cp_model: Any, space: Space, problem: Problem) -> tuple[Any, list[Any]]:
-    """The constraint model and its start variables, in the problem's ticks."""
-    bound = Bound(problem)
-    problem = bound.problem
-    duration, m = problem.duration, problem.num_microbatches
-    heads, tails = bound.heads(), bound.tails()
-    horizon = sum(duration) + sum(problem.lag)
+def _model(cp_model: Any, space: Space) -> tuple[Any, list[Any], Problem, int]:
+    """(the constraint model, its start variables, the problem rounded down, the ticks
+    in the model's unit of time: simple costs make small numbers)."""
+    bound = Bound(space.problem)
+    problem, m = bound.problem, space.problem.num_microbatches
+    unit = max(1, gcd(*problem.duration, *problem.lag))
+    duration = [d // unit for d in problem.duration]
+    heads, tails = ([t // unit for t in c] for c in (bound.heads(), bound.tails()))
+    horizon = sum(duration) + sum(problem.lag) // unit
     model = cp_model.CpModel()
     by_makespan = space.objective.name == "makespan"
-    hint = _hint(space, problem)
+    hint = _hint(space, unit)
     if hint and by_makespan:
-        horizon = max(hint[a] + duration[a] for a in range(problem.size))
+        horizon = max(h + d for h, d in zip(hint, duration, strict=True)) + 1
     starts, intervals = [], []
     for action in range(problem.size):
         latest = horizon - duration[action] - (tails[action] if by_makespan else 0)
@@ -80,22 +80,26 @@ def _model(cp_model: Any, space: Space, problem: Problem) -> tuple[Any, list[Any
             model.add_hint(start, hint[action])
     for action, needs in enumerate(bound.needs):
         for need in needs:
-            lag = bound.lag(need, action)
+            lag = bound.lag(need, action) // unit
             model.add(starts[action] >= starts[need] + duration[need] + lag)
     for own in bound.own:
         model.add_no_overlap([intervals[a] for a in own])
-    _memory(model, problem, bound.own, starts)
+    _memory(model, problem, bound.own, starts, duration)
     goal = model.new_int_var(0, horizon, "")
     for own in bound.own:
         since = 0 if by_makespan else starts[own[0]]
         for last in own[m - 1 :: m]:
             model.add(goal >= starts[last] + duration[last] - since)
     model.minimize(goal)
-    return model, starts
+    return model, starts, problem, unit
 
 
 def _memory(
-    model: Any, problem: Problem, owns: list[list[int]], starts: list[Any]
+    model: Any,
+    problem: Problem,
+    owns: list[list[int]],
+    starts: list[Any],
+    duration: list[int],
 ) -> None:
     """What every rank holds, where it has several stages; for one stage the bound's
     graph has the limit as precedences."""
@@ -109,19 +113,19 @@ def _memory(
         for action in own:
             change = problem.holds[action]
             if change:
-                late = problem.duration[action] if change < 0 else 0
+                late = duration[action] if change < 0 else 0
                 moments.append(starts[action] + late)
                 changes.append(change)
         model.add_reservoir_constraint(moments, changes, 0, problem.capacity)
 
 
-def _hint(space: Space, problem: Problem) -> list[int]:
-    """Starts of the space's best rows, in the problem's ticks."""
+def _hint(space: Space, unit: int) -> list[int]:
+    """Starts of the space's best rows."""
     if not space.pool:
         return []
-    times = evaluate(problem, space.pool[0][1])
-    assert times is not None
-    return [e - d for e, d in zip(times.end, problem.duration, strict=True)]
+    objective = space.objective
+    times = objective.times(objective.order(space.pool[0][1]))
+    return [int(t / space.problem.tick / unit + 0.5) for t in times.start]
 
 
 def _rows(problem: Problem, starts: list[int]) -> Rows:

@@ -7,6 +7,7 @@ moves of job-shop scheduling (Nowicki and Smutnicki 1996; Balas and Vazacopoulos
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import log
 from random import Random
 
@@ -18,17 +19,17 @@ from .problem import Problem, Rows
 def path(problem: Problem, rows: Rows, times: Times, rank: int, random: Random) -> Rows:
     """A longest path to the rank's last action, as blocks: each a list of actions that
     one rank does without a pause."""
-    duration, source, lag = problem.duration, problem.message_from, problem.lag
+    source, lag, tick = problem.message_from, problem.lag, problem.tick
     before: dict[int, int] = {}
     for row in rows:
-        before.update(zip(row[1:], row, strict=False))
-    end, action = times.end, rows[rank][-1]
+        before.update(pairwise(reversed(row)))
+    start, end, action = times.start, times.end, rows[rank][-1]
     blocks: Rows = [[action]]
     while True:
-        start = end[action] - duration[action]
         prior, need = before.get(action, -1), source[action]
-        on_row = prior >= 0 and end[prior] == start
-        by_message = need >= 0 and end[need] + lag[action] == start
+        on_row = prior >= 0 and end[prior] >= start[action]
+        arrival = end[need] + lag[action] * tick if need >= 0 else -1.0
+        by_message = need >= 0 and arrival > start[action] - tick / 2
         if on_row and not (by_message and random.random() < 0.5):
             blocks[-1].append(prior)
             action = prior
@@ -42,9 +43,10 @@ def path(problem: Problem, rows: Rows, times: Times, rank: int, random: Random) 
 
 def _shift(
     problem: Problem, row: list[int], start: int, target: int
-) -> list[int] | None:
-    """The row with the action at ``start`` moved towards ``target``, as far as what it
-    needs, or what needs it, lets it; None where it cannot move or memory runs out."""
+) -> tuple[int, int, list[int]] | None:
+    """(first and last position that change, the row) with the action at ``start`` moved
+    towards ``target``, as far as what it needs, or what needs it, lets it; None where it
+    cannot move or memory runs out."""
     action, waits = row[start], problem.waits
     at = start
     if target > start:
@@ -60,52 +62,49 @@ def _shift(
     moved.insert(at, action)
     held = problem.holds[action]
     risky = held > 0 if at < start else held < 0
-    return None if risky and not problem.fits(moved) else moved
+    if risky and not problem.fits(moved):
+        return None
+    return min(start, at), max(start, at), moved
 
 
 class Annealer:
-    """Rows that get better. ``best`` and ``best_cost`` are the best so far."""
+    """Rows that get better."""
 
     def __init__(self, objective: Objective, random: Random) -> None:
         self.objective, self.problem = objective, objective.problem
         self.random = random
-        self.best: Rows = []
-        self.best_cost = -1
         plain = [d for d in self.problem.duration if d]
-        self.unit = sum(plain) / len(plain) if plain else 1.0
+        self.unit = self.problem.tick * (sum(plain) / len(plain) if plain else 1.0)
 
-    def run(self, rows: Rows, budget: Budget, target: int, heat: float) -> Rows:
+    def run(self, rows: Rows, budget: Budget, target: float, heat: float) -> Rows:
         """Anneals from ``rows`` (which must be feasible) until the budget or the target
         is reached; returns the best rows of this run. ``heat``: the temperature at
         first, in mean durations."""
         objective, random = self.objective, self.random
-        times = objective.times(rows)
-        assert times is not None
-        cost = objective.of(times)
-        best, best_cost = rows, cost
+        order = objective.order(rows)
+        cost = objective.value(order)
+        best, least = rows, cost
         blocks: Rows = []
         fresh = False
-        while best_cost > target and budget.more():
+        while least > target and budget.more():
             if not fresh or random.random() < 0.05:
+                times = objective.times(order)
                 blocks = path(self.problem, rows, times, self._worst(times), random)
                 fresh = True
             move = self._move(rows, blocks)
             if move is None:
                 continue
-            rank, row = move
-            changed = [*rows]
-            changed[rank] = row
-            after = objective.times(changed)
-            if after is None:
+            rank, low, high, row = move
+            changed = objective.shifted(order, rank, low, row[low : high + 1])
+            price = objective.value(changed)
+            if price < 0:
                 continue
-            price = objective.of(after)
             warmth = heat * self.unit * (1 - budget.done) ** 2
             if price <= cost - warmth * log(1 - random.random() * (1 - 1e-12)):
-                rows, times, cost, fresh = changed, after, price, False
-                if cost < best_cost:
-                    best, best_cost = rows, cost
-        if self.best_cost < 0 or best_cost < self.best_cost:
-            self.best, self.best_cost = best, best_cost
+                rows = [*rows[:rank], row, *rows[rank + 1 :]]
+                order, cost, fresh = changed, price, False
+                if cost < least:
+                    best, least = rows, cost
         return best
 
     def _worst(self, times: Times) -> int:
@@ -117,8 +116,9 @@ class Annealer:
         most = max(reach)
         return self.random.choice([r for r, t in enumerate(reach) if t == most])
 
-    def _move(self, rows: Rows, blocks: Rows) -> tuple[int, list[int]] | None:
-        """(rank, its row after a random move), or None where the move drawn is none."""
+    def _move(self, rows: Rows, blocks: Rows) -> tuple[int, int, int, list[int]] | None:
+        """(rank, first and last position that change, its row after a random move), or
+        None where the move drawn is none."""
         random, problem = self.random, self.problem
         if not blocks or random.random() < 0.15:
             rank = random.randrange(len(rows))
@@ -130,7 +130,7 @@ class Annealer:
             target = start + (reach if random.random() < 0.5 else -reach)
             target = max(0, min(len(row) - 1, target))
             moved = _shift(problem, row, start, target)
-            return None if moved is None else (rank, moved)
+            return None if moved is None else (rank, *moved)
         block = random.choice(blocks)
         rank = problem.rank_of[block[0]]
         row = rows[rank]
@@ -150,4 +150,4 @@ class Annealer:
             # A weight gradient has nothing waiting for it: out of the block with it.
             target = min(len(row) - 1, high + random.randrange(1, 4))
         moved = _shift(problem, row, start, target)
-        return None if moved is None else (rank, moved)
+        return None if moved is None else (rank, *moved)

@@ -1,10 +1,11 @@
 """The problem that the search solves: actions as numbers, times as whole ticks.
 
 An action is ``(stage * kinds + kind) * m + microbatch``, where ``kinds`` is 3 (F, I, W)
-or 2 (F, B). A row is a list of these numbers, one per rank. Costs do not depend on the
-microbatch, so every kind of every stage may take its microbatches in ascending order:
+or 2 (F, B). A row is a list of these numbers, one per rank. Where costs do not depend on
+the microbatch, every kind of every stage may take its microbatches in ascending order:
 handing the k-th start of a kind to microbatch k breaks no dependence and no memory
-limit, and changes no time. Orders that differ in nothing else are one order here.
+limit, and changes no time. Orders that differ in nothing else are one order here. (Where
+costs do depend on it, this is a choice.)
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import gcd
 
 import numpy as np
 
-from ..schedule import Action, Kind, Schedule, halves
+from ..schedule import KIND_CODE, Action, Kind, Schedule, halves
 from ..simulator import CostModel
+from ..simulator.ticks import tick_for
 
 Rows = list[list[int]]
 
@@ -64,33 +65,6 @@ class Problem:
 
     # ---- times -----------------------------------------------------------------------
 
-    @cached_property
-    def _ticks(self) -> tuple[list[int], list[int], float]:
-        """(per token, per token the hop of its message, the length of a tick), as
-        ``simulate`` rounds them."""
-        costs, m = self.costs, self.num_microbatches
-        plain, lags = [], []
-        for stage in range(self.num_stages):
-            for kind in self.kinds:
-                plain.append(costs.seconds(Action(stage, kind, 0)))
-                before = self._source(stage, kind)
-                far = before is not None and self._apart(before, stage)
-                lags.append(costs.hop if far else 0.0)
-        total = (sum(plain) + 2 * sum(lags) + self.optimizer_seconds) * m
-        if not total < np.inf:
-            raise ValueError("the costs add up to more than a float can hold")
-        tick = 1e-9
-        while total / tick > 2**60:
-            tick *= 10
-        return (
-            [self._rounded(t / tick) for t in plain],
-            [self._rounded(t / tick) for t in lags],
-            tick,
-        )
-
-    def _rounded(self, ticks: float) -> int:
-        return int(ticks + 1e-6) if self.down else round(ticks)
-
     def _source(self, stage: int, kind: Kind) -> int | None:
         """The stage whose result an action of this kind waits for, besides its own."""
         if kind is Kind.F:
@@ -99,66 +73,79 @@ class Problem:
             return stage + 1 if stage + 1 < self.num_stages else None
         return None
 
-    def _apart(self, one: int, other: int) -> bool:
-        return self.stage_to_rank[one] != self.stage_to_rank[other]
+    @cached_property
+    def _seconds(self) -> tuple[list[float], list[float], list[float]]:
+        """In the costs' unit: per action its duration and the hop of the message that
+        it waits for; per stage its gradient's reduction."""
+        costs, m = self.costs, self.num_microbatches
+        stage, kind, microbatch = (np.array(c) for c in zip(*self._fields, strict=True))
+        home = np.array(self.stage_to_rank)
+        factor = costs.factors(self.num_ranks)[home]
+        codes = np.array([KIND_CODE[k] for k in self.kinds])[kind]
+        plain = costs.durations(stage, codes, microbatch, 0 * stage) * factor[stage]
+        source = np.array(self.message_from) // (m * len(self.kinds))
+        lags = np.zeros(self.size)
+        far = (source >= 0) & (home[source] != home[stage])
+        if far.any():
+            sender, receiver = home[source[far]], home[stage[far]]
+            lags[far] = costs.flights(sender, receiver, source[far], kind[far] == 0)
+        stages = np.arange(self.num_stages)
+        reduce = np.full(self.num_stages, KIND_CODE[Kind.REDUCE_GRAD])
+        reduced = costs.durations(stages, reduce, 0 * stages - 1, 0 * stages) * factor
+        return plain.tolist(), lags.tolist(), reduced.tolist()
 
-    @property
+    @cached_property
     def tick(self) -> float:
-        """The length of a tick in the costs' unit; times here are in ``scale`` ticks."""
-        return self._ticks[2]
+        """The length of a tick in the costs' unit: ``simulate``'s."""
+        plain, lags, reduced = self._seconds
+        return tick_for(sum(plain) + sum(lags) + sum(reduced) + self.optimizer_seconds)
 
-    @cached_property
-    def scale(self) -> int:
-        """Ticks that every time is a multiple of: small numbers where costs are
-        simple."""
-        durations, lags, _ = self._ticks
-        return max(1, gcd(*durations, *lags, *self._reduce_ticks))
-
-    @cached_property
-    def _reduce_ticks(self) -> list[int]:
-        seconds = self.costs.seconds
-        return [
-            self._rounded(seconds(Action(s, Kind.REDUCE_GRAD, -1)) / self.tick)
-            for s in range(self.num_stages)
-        ]
-
-    @cached_property
-    def token_duration(self) -> list[int]:
-        return [d // self.scale for d in self._ticks[0]]
-
-    @cached_property
-    def token_lag(self) -> list[int]:
-        return [d // self.scale for d in self._ticks[1]]
+    def _ticks(self, seconds: float) -> int:
+        ticks = seconds / self.tick
+        return int(ticks + 1e-6) if self.down else round(ticks)
 
     @cached_property
     def duration(self) -> list[int]:
-        """Per action. The last W of a stage has its gradient's reduction in it: nothing
-        else waits for a W. (The last B's result is sent before its reduction, which is
-        left out there.)"""
-        m = self.num_microbatches
-        found = [d for d in self.token_duration for _ in range(m)]
+        """Per action, in ticks. The last W of a stage has its gradient's reduction in
+        it: nothing else waits for a W. (The last B's result is sent before its
+        reduction, which is left out there.)"""
+        found = [*self.plain_ticks]
         if self.split:
-            for stage, extra in enumerate(self._reduce_ticks):
-                found[self.action(stage, 2, m - 1)] += extra // self.scale
+            for stage, extra in enumerate(self._seconds[2]):
+                last = self.action(stage, 2, self.num_microbatches - 1)
+                found[last] += self._ticks(extra)
         return found
 
     @cached_property
+    def plain_ticks(self) -> list[int]:
+        """Per action, in ticks, without any reduction."""
+        return [self._ticks(d) for d in self._seconds[0]]
+
+    @cached_property
     def lag(self) -> list[int]:
-        """Per action, the hop of the message that it waits for."""
-        return [d for d in self.token_lag for _ in range(self.num_microbatches)]
+        """Per action, the hop of the message that it waits for, in ticks."""
+        return [self._ticks(d) for d in self._seconds[1]]
 
     @property
     def optimizer_seconds(self) -> float:
         """The longest rank's optimizer steps, which begin when every rank is done."""
         sums = [0.0] * self.num_ranks
+        factor = self.costs.factors(self.num_ranks)
         for stage, rank in enumerate(self.stage_to_rank):
-            sums[rank] += self.costs.seconds(Action(stage, Kind.OPT_STEP, -1))
+            step = self.costs.seconds(Action(stage, Kind.OPT_STEP, -1))
+            sums[rank] += step * factor[rank]
         return max(sums)
 
+    @cached_property
+    def by_microbatch(self) -> bool:
+        """Whether one kind of one stage costs more for some microbatches."""
+        m, plain = self.num_microbatches, self._seconds[0]
+        tokens = (plain[i : i + m] for i in range(0, self.size, m))
+        return any(max(token) > min(token) for token in tokens)
+
     def units(self, ticks: int) -> float:
-        """Scaled ticks in the costs' unit, optimizer steps included."""
-        tail = self._rounded(self.optimizer_seconds / self.tick)
-        return float(ticks * self.scale + tail) * self.tick
+        """Ticks in the costs' unit, optimizer steps included."""
+        return float(ticks + self._ticks(self.optimizer_seconds)) * self.tick
 
     # ---- numbers of actions ----------------------------------------------------------
 
@@ -170,6 +157,10 @@ class Problem:
         token, microbatch = divmod(action, self.num_microbatches)
         stage, kind = divmod(token, len(self.kinds))
         return stage, kind, microbatch
+
+    @cached_property
+    def _fields(self) -> list[tuple[int, int, int]]:
+        return [self.about(action) for action in range(self.size)]
 
     @cached_property
     def message_from(self) -> list[int]:

@@ -7,12 +7,13 @@ left alone. What cannot be simulated and checked is never returned.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from ..schedule.placement import loop, waves
 from ..simulator import CostModel
+from .bounds import overlap_factor
 from .budget import Budget
 from .catalogue import Candidate, Wish
 from .exact import solve
@@ -181,17 +182,13 @@ class Search:
     def _bound_of_copies(self) -> float:
         """With copies, microbatches choose their way: all work shared out evenly."""
         bounds = []
-        for parts in self.setup.parts:
-            costs = self.setup.wish(parts).costs
-            rows = list(range(parts * self.setup.num_ranks))
-            times = (
-                costs.times[rows] if costs.num_stages else costs.times[[0] * len(rows)]
-            )
-            work = float(times[:, :3].sum()) * self.setup.num_microbatches
-            if costs.overlap is not None:
-                full = float(times[:, 0].max() + times[:, 1:3].sum(axis=1).max())
-                work *= min(1.0, costs.overlap / full) if full else 1.0
-            bounds.append(work / self.setup.num_ranks * (1 - 1e-9))
+        for space in self.spaces:
+            speed = space.problem.costs.speed
+            ranks = self.setup.num_ranks if speed is None else float(speed.sum())
+            costs = replace(space.problem.costs, speed=None)
+            even = replace(space.problem, costs=costs)
+            work = sum(even.plain_ticks) * even.tick * overlap_factor(even)
+            bounds.append(work / ranks * (1 - 1e-9))
         return min(bounds)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 from ..schedule import Schedule
-from .bounds import Bound
+from .bounds import lower_bound
 from .budget import Budget
 from .catalogue import Candidate, Wish
 from .evaluate import Objective
@@ -28,49 +28,40 @@ class Space:
             # begins at once: its span is the makespan.
             objective = "makespan"
         self.objective = Objective(problem, objective)
-        bound = Bound(problem)
-        ticks = bound.makespan() if objective == "makespan" else bound.span()
-        self.bound = bound.problem.units(ticks)
-        self.target = self._ticks_of(self.bound)
+        self.bound = lower_bound(problem, objective)
         self.proven = False
-        self.pool: list[tuple[int, Rows]] = []
-        self.rules: list[tuple[int, Rules]] = []
-
-    def _ticks_of(self, value: float) -> int:
-        """The fewest ticks that are not below a value."""
-        low = max(0, int((value - self.problem.units(0)) / self.problem.units(1)) - 2)
-        while self.problem.units(low) < value * (1 - 1e-12):
-            low += 1
-        return low
+        self.pool: list[tuple[float, Rows]] = []
+        self.rules: list[tuple[float, Rules]] = []
 
     def raise_bound(self, value: float) -> None:
         """Takes a bound that was proven elsewhere."""
-        if value > self.bound:
-            self.bound = value
-            self.target = self._ticks_of(value)
+        self.bound = max(self.bound, value)
+
+    @property
+    def target(self) -> float:
+        """A value that cannot be made smaller."""
+        return self.bound * (1 + 1e-12)
 
     @property
     def best(self) -> float:
         """The best value so far, or infinity."""
-        return self.problem.units(self.pool[0][0]) if self.pool else float("inf")
+        return self.pool[0][0] if self.pool else float("inf")
 
     @property
     def closed(self) -> bool:
         """Whether nothing better is possible here."""
         return bool(self.pool) and (self.proven or self.pool[0][0] <= self.target)
 
-    def add(self, rows: Rows) -> int | None:
-        """Takes rows into the pool if they run and fit; returns their ticks."""
-        times = self.objective.times(rows)
-        if times is None or not all(self.problem.fits(row) for row in rows):
+    def add(self, rows: Rows) -> float | None:
+        """Takes rows into the pool if they run and fit; returns their value."""
+        value = self.objective.value(self.objective.order(rows))
+        if value < 0 or not all(self.problem.fits(row) for row in rows):
             return None
-        ticks = self.objective.of(times)
         if all(rows != known for _, known in self.pool):
-            self.pool.append((ticks, rows))
+            self.pool.append((value, rows))
             self.pool.sort(key=lambda entry: entry[0])
-            # Not only the best one's neighbours: one of each value, then the rest.
             del self.pool[_POOL:]
-        return ticks
+        return value
 
     def seed(self, schedules: Sequence[Schedule]) -> None:
         """Begins with schedules of the catalogue that have this placement."""
@@ -90,9 +81,9 @@ class Space:
             rows = greedy(self.problem, rules)
             if rows is None:
                 continue
-            ticks = self.add(rows)
-            if ticks is not None:
-                self.rules.append((ticks, rules))
+            value = self.add(rows)
+            if value is not None:
+                self.rules.append((value, rules))
                 self.rules.sort(key=lambda entry: entry[0])
                 del self.rules[_POOL:]
 
