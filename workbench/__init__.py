@@ -25,7 +25,7 @@ from .schedule import (
     Schedule,
     ScheduleError,
 )
-from .search import SearchResult, search_schedules
+from .search import SearchResult, search_schedules, search_splits
 from .simulator import CostModel, simulate
 from .trace import BubbleReport, Trace, compare
 
@@ -75,5 +75,6 @@ __all__ = [
     "compare",
     "launch",
     "search_schedules",
+    "search_splits",
     "simulate",
 ]

@@ -2,5 +2,6 @@
 
 from .result import SearchResult
 from .schedules import search_schedules
+from .splits import search_splits
 
-__all__ = ["SearchResult", "search_schedules"]
+__all__ = ["SearchResult", "search_schedules", "search_splits"]

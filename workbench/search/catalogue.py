@@ -33,6 +33,8 @@ class Candidate:
     schedule: Schedule | None = None
     trace: Trace | None = None
     costs: CostModel | None = None
+    median: float | None = None
+    p90: float | None = None
 
     @property
     def feasible(self) -> bool:
@@ -49,6 +51,8 @@ class Candidate:
             "peak_memory": self.peak_memory,
             "feasible": self.feasible,
             "problem": self.problem or "",
+            "median": self.median,
+            "p90": self.p90,
         }
 
 

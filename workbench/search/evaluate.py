@@ -43,6 +43,10 @@ class Objective:
         self._number = np.empty(problem.size, np.int32)
         self._number[[a for row in rows for a in row]] = np.arange(problem.size)
         self.row_start: list[int] = self._evaluator.row_start.tolist()
+        self._capacity = problem.capacity
+        self._plain = set(problem.weights) == {1}
+        self._holds = np.empty(problem.size, np.int64)
+        self._holds[self._number] = problem.holds
 
     def order(self, rows: Rows) -> Order:
         return self._number[[action for row in rows for action in row]]
@@ -55,14 +59,26 @@ class Objective:
         return changed
 
     def value(self, order: Order) -> float:
-        """The objective; negative for an order that does not run."""
+        """The objective; negative for an order that does not run or holds too much."""
         if self.name == "makespan":
-            return self._evaluator.makespan(order)
+            whole = self._evaluator.makespan(order)
+            return whole if whole < 0 or self._fits(order) else -1.0
         whole, starts, ends = self._evaluator.times(order)
-        if whole < 0:
-            return whole
+        if whole < 0 or not self._fits(order):
+            return -1.0
         firsts, lasts = self._edges(order, starts, ends)
         return float((lasts - firsts).max())
+
+    def _fits(self, order: Order) -> bool:
+        """Whether the order evaluated last keeps the memory limit."""
+        if self._capacity is None:
+            return True
+        if self._plain:
+            return bool(self._evaluator.peaks.max() <= self._capacity)
+        held = np.cumsum(self._holds[order])
+        base = np.array([0, *held[np.array(self.row_start[1:-1]) - 1]])
+        peaks = np.maximum.reduceat(held, self.row_start[:-1]) - base
+        return bool(peaks.max() <= self._capacity)
 
     def _edges(
         self, order: Order, starts: npt.NDArray, ends: npt.NDArray

@@ -7,7 +7,6 @@ moves of job-shop scheduling (Nowicki and Smutnicki 1996; Balas and Vazacopoulos
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import log
 from random import Random
 
@@ -20,22 +19,22 @@ def path(problem: Problem, rows: Rows, times: Times, rank: int, random: Random) 
     """A longest path to the rank's last action, as blocks: each a list of actions that
     one rank does without a pause."""
     source, lag, tick = problem.message_from, problem.lag, problem.tick
-    before: dict[int, int] = {}
-    for row in rows:
-        before.update(pairwise(reversed(row)))
-    start, end, action = times.start, times.end, rows[rank][-1]
-    blocks: Rows = [[action]]
+    start, end = times.start, times.end
+    row, at = rows[rank], len(rows[rank]) - 1
+    blocks: Rows = [[row[at]]]
     while True:
-        prior, need = before.get(action, -1), source[action]
-        on_row = prior >= 0 and end[prior] >= start[action]
+        action = row[at]
+        need = source[action]
+        on_row = at > 0 and end[row[at - 1]] >= start[action]
         arrival = end[need] + lag[action] * tick if need >= 0 else -1.0
         by_message = need >= 0 and arrival > start[action] - tick / 2
         if on_row and not (by_message and random.random() < 0.5):
-            blocks[-1].append(prior)
-            action = prior
+            at -= 1
+            blocks[-1].append(row[at])
         elif by_message:
+            row = rows[problem.rank_of[need]]
+            at = row.index(need)
             blocks.append([need])
-            action = need
         else:
             break
     return [block[::-1] for block in blocks if len(block) > 1]
@@ -46,7 +45,7 @@ def _shift(
 ) -> tuple[int, int, list[int]] | None:
     """(first and last position that change, the row) with the action at ``start`` moved
     towards ``target``, as far as what it needs, or what needs it, lets it; None where it
-    cannot move or memory runs out."""
+    cannot move."""
     action, waits = row[start], problem.waits
     at = start
     if target > start:
@@ -60,10 +59,6 @@ def _shift(
         return None
     moved = row[:start] + row[start + 1 :]
     moved.insert(at, action)
-    held = problem.holds[action]
-    risky = held > 0 if at < start else held < 0
-    if risky and not problem.fits(moved):
-        return None
     return min(start, at), max(start, at), moved
 
 
@@ -87,7 +82,7 @@ class Annealer:
         blocks: Rows = []
         fresh = False
         while least > target and budget.more():
-            if not fresh or random.random() < 0.05:
+            if not blocks or (not fresh and random.random() < 0.3):
                 times = objective.times(order)
                 blocks = path(self.problem, rows, times, self._worst(times), random)
                 fresh = True
@@ -104,7 +99,7 @@ class Annealer:
                 rows = [*rows[:rank], row, *rows[rank + 1 :]]
                 order, cost, fresh = changed, price, False
                 if cost < least:
-                    best, least = rows, cost
+                    best, least, blocks = rows, cost, []
         return best
 
     def _worst(self, times: Times) -> int:
@@ -135,7 +130,8 @@ class Annealer:
         rank = problem.rank_of[block[0]]
         row = rows[rank]
         low = row.index(block[0])
-        high = low + len(block) - 1
+        # The block may be of rows some moves ago.
+        high = min(len(row), low + len(block)) - 1
         start = random.randrange(low, high + 1)
         draw = random.random()
         if draw < 0.3:

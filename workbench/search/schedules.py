@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from math import isfinite
-from typing import Any
+from math import inf, isfinite
+from typing import Any, NamedTuple
 
 from ..schedule import SCHEDULES
 from ..schedule.ir import whole
 from ..simulator import CostModel
 from .budget import Budget
-from .catalogue import Candidate
 from .result import SearchResult
+from .robust import RANKINGS, spread
 from .search import OBJECTIVES, Search, Setup
 
 
@@ -33,6 +33,9 @@ def search_schedules(
     families: Iterable[str] | None = None,
     placements: Iterable[Sequence[int]] | None = None,
     exact: bool = True,
+    draws: int = 0,
+    jitter: float = 0.05,
+    rank_by: str = "nominal",
 ) -> SearchResult:
     """The best schedule that can be found in ``seconds``, with a bound on how good any
     can be.
@@ -59,31 +62,46 @@ def search_schedules(
     seed, iterations: with ``iterations``, the number of orders tried, in place of
     ``seconds`` the same call gives the same result on every machine.
 
+    draws: with uncertain costs, how many draws of them the best few schedules are timed
+    under, after the search; every action's cost is multiplied by its own log-normal
+    factor of mean 1 and standard deviation ``jitter``. The result then has median and
+    90th percentile of the objective; rank_by "median" or "p90" takes the best few's
+    best by that, else "nominal" by the costs as given.
+
     Raises ValueError for arguments out of range, saying what is allowed.
     """
-    setup = _setup(
+    luck = _luck(draws, jitter, rank_by)
+    setup = make_setup(
         cost_model,
-        num_ranks,
-        num_microbatches,
-        memory_limit,
-        objective,
-        stages_per_rank,
-        split_backward,
-        parameter_copies,
-        activations,
-        families,
-        placements,
-        exact,
+        num_ranks=num_ranks,
+        num_microbatches=num_microbatches,
+        memory_limit=memory_limit,
+        objective=objective,
+        stages_per_rank=stages_per_rank,
+        split_backward=split_backward,
+        parameter_copies=parameter_copies,
+        activations=activations,
+        families=families,
+        placements=placements,
+        exact=exact,
     )
-    budget = Budget(_seconds(seconds), _iterations(iterations))
+    budget = Budget(check_seconds(seconds), check_iterations(iterations))
     search = Search(setup, budget, whole(seed, "seed", 0))
+    if luck:
+        search.keep = 3
     search.run()
-    return result(search)
+    return result(search, luck)
 
 
-def result(search: Search, boundaries: tuple[int, ...] | None = None) -> SearchResult:
+def result(search: Search, luck: Luck | None = None) -> SearchResult:
     """The best candidate, checked, as a result. Raises ValueError without any."""
     ranked = search.ranked()
+    if luck:
+        ranked = spread(
+            ranked, search.setup.objective, luck.draws, luck.jitter, search.seed
+        )
+        if luck.rank_by != "nominal":
+            ranked.sort(key=lambda c: getattr(c, luck.rank_by) or float("inf"))
     best = ranked[0]
     if not best.feasible or best.trace is None or best.schedule is None:
         raise ValueError(
@@ -105,14 +123,24 @@ def result(search: Search, boundaries: tuple[int, ...] | None = None) -> SearchR
         notes=tuple(search.notes),
         trials=search.budget.trials,
         seconds=search.budget.elapsed,
-        boundaries=boundaries,
+        draws=luck.draws if luck else 0,
+        median=best.median,
+        p90=best.p90,
     )
+
+
+class Luck(NamedTuple):
+    """How uncertain costs are treated."""
+
+    draws: int
+    jitter: float
+    rank_by: str
 
 
 # ---- arguments -----------------------------------------------------------------------
 
 
-def _seconds(seconds: Any) -> float:
+def check_seconds(seconds: Any) -> float:
     known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not known or not seconds >= 0:
         raise ValueError(
@@ -121,24 +149,40 @@ def _seconds(seconds: Any) -> float:
     return float(seconds)
 
 
-def _iterations(iterations: Any) -> int | None:
+def _luck(draws: Any, jitter: Any, rank_by: str) -> Luck | None:
+    if rank_by not in RANKINGS:
+        raise ValueError(
+            f"rank_by must be one of {', '.join(RANKINGS)}, got {rank_by!r}"
+        )
+    count = whole(draws, "draws", 0)
+    known = isinstance(jitter, (int, float)) and not isinstance(jitter, bool)
+    if not known or not 0 <= jitter < inf:
+        raise ValueError(f"jitter must be a number of 0 or more, got {jitter!r}")
+    if not count and rank_by != "nominal":
+        raise ValueError(f"rank_by={rank_by!r} needs draws, such as draws=64")
+    return Luck(count, float(jitter), rank_by) if count else None
+
+
+def check_iterations(iterations: Any) -> int | None:
     return None if iterations is None else whole(iterations, "iterations", 0)
 
 
-def _setup(
+def make_setup(
     cost_model: CostModel,
+    *,
     num_ranks: int,
     num_microbatches: int,
-    memory_limit: float | None,
-    objective: str,
-    stages_per_rank: int | Iterable[int] | None,
-    split_backward: bool,
-    parameter_copies: int,
-    activations: Sequence[float] | None,
-    families: Iterable[str] | None,
-    placements: Iterable[Sequence[int]] | None,
-    exact: bool,
+    memory_limit: float | None = None,
+    objective: str = "makespan",
+    stages_per_rank: int | Iterable[int] | None = None,
+    split_backward: bool = True,
+    parameter_copies: int = 1,
+    activations: Sequence[float] | None = None,
+    families: Iterable[str] | None = None,
+    placements: Iterable[Sequence[int]] | None = None,
+    exact: bool = True,
 ) -> Setup:
+    """The arguments of ``search_schedules`` checked. Raises ValueError."""
     if not isinstance(cost_model, CostModel):
         raise ValueError(
             f"cost_model must be a CostModel, got {cost_model!r}; "
@@ -249,8 +293,3 @@ def _placements(
     if not found:
         raise ValueError("placements is empty; leave it out for the usual ones")
     return found
-
-
-def searched(search: Search) -> list[Candidate]:
-    """The candidates that the search made itself."""
-    return [c for c in search.candidates if c.name == "searched"]

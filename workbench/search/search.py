@@ -21,8 +21,9 @@ from .problem import Problem, memory_units, scaled
 from .space import Space
 
 OBJECTIVES = ("makespan", "span")
-#: Largest p x m (times stages per rank) that the exact stage is tried on.
-_EXACT = 64
+#: Most stages x microbatches for which the exact stage is tried: with one stage per
+#: rank, where the memory limit is no more than precedences, and with several.
+_EXACT, _EXACT_SHARED = 64, 32
 
 
 @dataclass(frozen=True)
@@ -72,30 +73,31 @@ class Search:
 
     def __init__(self, setup: Setup, budget: Budget, seed: int) -> None:
         self.setup, self.budget = setup, budget
-        self.random = Random(seed)
+        self.seed, self.random = seed, Random(seed)
         self.candidates: list[Candidate] = []
         self.spaces: list[Space] = []
         self.notes: list[str] = []
+        #: How many orders of a space become candidates.
+        self.keep = 1
 
     # ---- stages ----------------------------------------------------------------------
 
     def run(self) -> None:
         for parts in self.setup.parts:
-            self._open(parts)
-        self._each(0.3, Space.build)
+            self.open(parts, self.setup.families)
+        self.each(0.2, Space.build)
+        self.each(0.4, Space.anneal)
         if self.setup.exact:
             self._prove()
-        self._each(1.0, Space.anneal)
+        self.each(1.0, Space.anneal)
         for space in self.spaces:
-            found = space.found()
-            if found is not None:
-                self.candidates.append(found)
+            self.candidates += space.found(self.keep)
 
-    def _open(self, parts: int) -> None:
+    def open(self, parts: int, families: Sequence[str]) -> None:
         """The catalogue at so many stages per rank, and a space for each placement."""
         setup = self.setup
         wish = setup.wish(parts)
-        tried = wish.families(setup.families)
+        tried = wish.families(families)
         self.candidates += tried
         good = [c.schedule for c in tried if c.feasible and c.schedule is not None]
         placements = setup.placed(parts)
@@ -119,7 +121,7 @@ class Search:
             space.seed(good)
             self.spaces.append(space)
 
-    def _each(self, fraction: float, stage: Any) -> None:
+    def each(self, fraction: float, stage: Any) -> None:
         """A stage of the search over the spaces that may still win, the most promising
         with the most time."""
         part = self.budget.share(fraction)
@@ -147,17 +149,19 @@ class Search:
     def _prove(self) -> None:
         """The exact stage on spaces that are small."""
         for space in sorted(self._hopeful(), key=lambda s: s.bound):
-            if space.problem.num_stages * self.setup.num_microbatches > _EXACT:
-                self.notes.append(
-                    f"exact stage left out for {space.name}: it is for at most {_EXACT} "
-                    "stages x microbatches"
-                )
-            elif space in self._hopeful():
-                part = self.budget.share(0.4)
+            if space not in self._hopeful():
+                continue
+            most = _EXACT if space.wish.parts == 1 else _EXACT_SHARED
+            size = space.problem.num_stages * self.setup.num_microbatches
+            note: str | None = (
+                "exact stage left out: it is for small cases (docs/search.md)"
+            )
+            if size <= most:
+                part = self.budget.share(0.5)
                 note = solve(space, part)
                 self.budget.give_back(part)
-                if note and note not in self.notes:
-                    self.notes.append(note)
+            if note and note not in self.notes:
+                self.notes.append(note)
 
     # ---- what comes of it ------------------------------------------------------------
 

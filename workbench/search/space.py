@@ -55,7 +55,7 @@ class Space:
     def add(self, rows: Rows) -> float | None:
         """Takes rows into the pool if they run and fit; returns their value."""
         value = self.objective.value(self.objective.order(rows))
-        if value < 0 or not all(self.problem.fits(row) for row in rows):
+        if value < 0:
             return None
         if all(rows != known for _, known in self.pool):
             self.pool.append((value, rows))
@@ -92,25 +92,24 @@ class Space:
         if not self.pool:
             return
         annealer = Annealer(self.objective, random)
-        turn = 0
-        rounds = 6
-        while not self.closed and turn < rounds:
+        rounds = 6 if self.problem.size < 200 else 3
+        for turn in range(rounds):
+            if self.closed:
+                break
             start = self.pool[0][1]
             if turn % 2:
                 start = random.choice(self.pool)[1]
             part = budget.share(1 / (rounds - turn))
-            heat = (0.3, 1.0, 0.1)[turn % 3]
+            heat = (0.6, 0.3, 0.1)[turn % 3]
             self.add(annealer.run(start, part, self.target, heat))
             budget.give_back(part)
-            turn += 1
 
-    def found(self) -> Candidate | None:
-        """The best rows as a candidate, simulated."""
-        if not self.pool:
-            return None
-        return self.candidate(self.pool[0][1])
-
-    def candidate(self, rows: Rows) -> Candidate:
+    def found(self, count: int) -> list[Candidate]:
+        """The best orders as candidates, simulated."""
         options = {"placement": self.name, "stages_per_rank": self.wish.parts}
-        schedule = self.problem.to_schedule(rows, "searched")
-        return self.wish.tried("searched", options, schedule)
+        return [
+            self.wish.tried(
+                "searched", options, self.problem.to_schedule(rows, "searched")
+            )
+            for _, rows in self.pool[:count]
+        ]
