@@ -115,7 +115,7 @@ def attention() -> Iterator[Contest]:
         qkv, dout = random(rows, 3 * width), random(rows, width)
         out, lse = np.empty_like(dout), random(batch, heads, context)
         dqkv, scale = np.empty_like(qkv), head_dim**-0.5
-        work = aligned(_kernels.attention_workspace(context, head_dim))
+        work = aligned(_kernels.attention_workspace(context, 0, head_dim))
 
         def forward(o=out, e=lse, x=qkv, s=scale, w=work) -> None:
             _kernels.attention_forward(o, e, x, s, work=w)

@@ -49,13 +49,14 @@ cdef extern from "kernels.h" nogil:
         void (*rope)(
             float *, const float *, int64_t, int64_t, int64_t, int64_t, int64_t, float, int,
             int) noexcept nogil
-        int64_t (*attention_workspace)(int64_t, int64_t) noexcept nogil
+        int64_t (*attention_workspace)(int64_t, int64_t, int64_t) noexcept nogil
         void (*attention_forward)(
             float *, float *, const float *, int64_t, int64_t, int64_t, int64_t, int64_t,
-            float, void *, int, int) noexcept nogil
+            int64_t, float, void *, int, int) noexcept nogil
         void (*attention_backward)(
             float *, const float *, const float *, const float *, const float *, int64_t,
-            int64_t, int64_t, int64_t, int64_t, float, void *, int, int) noexcept nogil
+            int64_t, int64_t, int64_t, int64_t, int64_t, float, int, void *, int,
+            int) noexcept nogil
         void (*cross_entropy)(
             float *, float *, const float *, const int32_t *, int64_t, int64_t, float, int,
             int) noexcept nogil

@@ -114,7 +114,7 @@ def embedding_backward_weight(
 def rope(
     x: Array, table: Array, heads: int, sign: float, *, parts: int = ...
 ) -> None: ...
-def attention_workspace(context: int, head_dim: int) -> int: ...
+def attention_workspace(context: int, past: int, head_dim: int) -> int: ...
 def attention_forward(
     out: Array,
     lse: Array,
@@ -131,6 +131,7 @@ def attention_backward(
     lse: Array,
     qkv: Array,
     scale: float,
+    accumulate: bool = ...,
     *,
     parts: int = ...,
     work: Work = ...,

@@ -155,7 +155,7 @@ def bias_backward(db, dout, *, int parts=1):
 # ---- attention -------------------------------------------------------------------------
 
 cdef tuple attention_sizes(Arguments args, out, lse, qkv):
-    """(batch, context, heads, kv_heads, head_dim) from the three arrays."""
+    """(batch, context, past, heads, kv_heads, head_dim) from the three arrays."""
     batch, heads, context = args.shape(lse, "lse", 3)
     rows, width = args.rows(out, "out")
     qkv_rows, qkv_width = args.rows(qkv, "qkv")
@@ -164,49 +164,60 @@ cdef tuple attention_sizes(Arguments args, out, lse, qkv):
                          "not (batch, heads, context)")
     head_dim = width // heads
     kv_heads = (qkv_width - width) // (2 * head_dim) if head_dim else 0
-    if qkv_rows != rows or qkv_width != width + 2 * kv_heads * head_dim or kv_heads < 1:
+    whole = rows and qkv_rows >= rows and qkv_rows % rows == 0 or qkv_rows == rows
+    if not whole or qkv_width != width + 2 * kv_heads * head_dim or kv_heads < 1:
         raise ValueError(f"{args.kernel}: qkv is {qkv.shape} but out is {out.shape} "
                          f"with {heads} heads of {head_dim}")
     if heads % kv_heads:
         raise ValueError(
             f"{args.kernel}: {heads} heads are not a multiple of {kv_heads} key heads")
-    return batch, context, heads, kv_heads, head_dim
+    past = qkv_rows // rows - 1 if rows else 0
+    return batch, context, past, heads, kv_heads, head_dim
 
 
-def attention_workspace(int64_t context, int64_t head_dim):
+def attention_workspace(int64_t context, int64_t past, int64_t head_dim):
     """Bytes of workspace of each part of an attention call."""
-    return active.attention_workspace(context, head_dim)
+    return active.attention_workspace(context, past, head_dim)
 
 
 def attention_forward(out, lse, qkv, float scale, *, int parts=1, work=None):
-    """Causal attention of packed q, k, v heads; saves lse (batch, heads, context)."""
+    """Causal attention of packed q, k, v heads; saves lse (batch, heads, context).
+
+    Where qkv has more rows than out, these are the queries of a sequence's last slice: the
+    rows of earlier slices come first in qkv, batch * context of each.
+    """
     cdef const ck_kernels *t = active
     args = Arguments("attention_forward", parts)
-    cdef int64_t batch, context, heads, kv_heads, head_dim
+    cdef int64_t batch, context, past, heads, kv_heads, head_dim
     cdef int part
-    batch, context, heads, kv_heads, head_dim = attention_sizes(args, out, lse, qkv)
+    batch, context, past, heads, kv_heads, head_dim = attention_sizes(args, out, lse, qkv)
     cdef float *out_ = args.write(out, "out", (batch * context, heads * head_dim))
     cdef float *lse_ = args.write(lse, "lse", (batch, heads, context))
     cdef const float *qkv_ = args.read(
-        qkv, "qkv", (batch * context, (heads + 2 * kv_heads) * head_dim))
+        qkv, "qkv", ((past + 1) * batch * context, (heads + 2 * kv_heads) * head_dim))
     args.apart()
     space = Workspace(
-        "attention_forward", work, t.attention_workspace(context, head_dim) * parts)
+        "attention_forward", work, t.attention_workspace(context, past, head_dim) * parts)
     cdef void *base = space.base
     with nogil:
         for part in range(parts):
-            t.attention_forward(out_, lse_, qkv_, batch, context, heads, kv_heads,
+            t.attention_forward(out_, lse_, qkv_, batch, context, past, heads, kv_heads,
                                 head_dim, scale, base, part, parts)
 
 
-def attention_backward(dqkv, dout, out, lse, qkv, float scale, *, int parts=1, work=None):
-    """dqkv = gradients of q, k and v heads, packed as in qkv."""
+def attention_backward(dqkv, dout, out, lse, qkv, float scale, bint accumulate=False, *,
+                       int parts=1, work=None):
+    """dqkv = gradients of q, k and v heads, packed as in qkv.
+
+    For a slice of a sequence (see attention_forward) dq of earlier slices is left alone, and
+    with `accumulate` dk and dv are added to what later slices have left there.
+    """
     cdef const ck_kernels *t = active
     args = Arguments("attention_backward", parts)
-    cdef int64_t batch, context, heads, kv_heads, head_dim
+    cdef int64_t batch, context, past, heads, kv_heads, head_dim
     cdef int part
-    batch, context, heads, kv_heads, head_dim = attention_sizes(args, out, lse, qkv)
-    packed = batch * context, (heads + 2 * kv_heads) * head_dim
+    batch, context, past, heads, kv_heads, head_dim = attention_sizes(args, out, lse, qkv)
+    packed = (past + 1) * batch * context, (heads + 2 * kv_heads) * head_dim
     merged = batch * context, heads * head_dim
     cdef float *dqkv_ = args.write(dqkv, "dqkv", packed)
     cdef const float *dout_ = args.read(dout, "dout", merged)
@@ -215,12 +226,12 @@ def attention_backward(dqkv, dout, out, lse, qkv, float scale, *, int parts=1, w
     cdef const float *qkv_ = args.read(qkv, "qkv", packed)
     args.apart()
     space = Workspace(
-        "attention_backward", work, t.attention_workspace(context, head_dim) * parts)
+        "attention_backward", work, t.attention_workspace(context, past, head_dim) * parts)
     cdef void *base = space.base
     with nogil:
         for part in range(parts):
-            t.attention_backward(dqkv_, dout_, out_, lse_, qkv_, batch, context, heads,
-                                 kv_heads, head_dim, scale, base, part, parts)
+            t.attention_backward(dqkv_, dout_, out_, lse_, qkv_, batch, context, past, heads,
+                                 kv_heads, head_dim, scale, accumulate, base, part, parts)
 
 
 include "_layers.pxi"

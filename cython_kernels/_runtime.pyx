@@ -20,12 +20,17 @@ cdef extern from "runtime.h" nogil:
         int32_t num_microbatches
         int32_t num_channels
         int32_t num_params
+        int32_t gradient_groups
+        int32_t copies
+        int32_t num_slices
         int64_t ring_events
     ctypedef struct rk_stage_spec:
         pass
     ctypedef struct rk_channel_spec:
         pass
     ctypedef struct rk_param_spec:
+        pass
+    ctypedef struct rk_tape:
         pass
     ctypedef struct rk_call:
         pass
@@ -58,8 +63,9 @@ cdef extern from "runtime.h" nogil:
     const char *rk_op_name(int64_t op)
     rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                          const rk_stage_spec *stages, const rk_channel_spec *channels,
-                         const rk_param_spec *params, const rk_call *calls,
-                         int64_t num_calls, const int64_t *arena_bytes)
+                         const rk_param_spec *params, const rk_tape *tapes,
+                         int64_t num_tapes, const rk_call *calls, int64_t num_calls,
+                         const int64_t *arena_bytes)
     int rk_set_program(rk_engine *engine, int program, int rank, const rk_step *steps,
                        int64_t count)
     int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_edges,
@@ -111,6 +117,7 @@ def now():
 def _check_layouts():
     sizes = {
         "CALL": sizeof(rk_call),
+        "TAPE": sizeof(rk_tape),
         "STAGE": sizeof(rk_stage_spec),
         "CHANNEL": sizeof(rk_channel_spec),
         "PARAM": sizeof(rk_param_spec),
@@ -161,14 +168,15 @@ cdef class Engine:
     cdef object keep
     cdef bint started
 
-    def __cinit__(self, config, stages, channels, params, calls, arena_bytes):
+    def __cinit__(self, config, stages, channels, params, tapes, calls, arena_bytes):
         cdef const unsigned char[::1] c = _raw(config, tables.CONFIG, "config")
         cdef const unsigned char[::1] s = _raw(stages, tables.STAGE, "stages")
         cdef const unsigned char[::1] h = _raw(channels, tables.CHANNEL, "channels")
         cdef const unsigned char[::1] p = _raw(params, tables.PARAM, "params")
+        cdef const unsigned char[::1] r = _raw(tapes, tables.TAPE, "tapes")
         cdef const unsigned char[::1] t = _raw(calls, tables.CALL, "calls")
         cdef const int64_t[::1] arenas = arena_bytes
-        cdef int64_t num_calls = len(calls)
+        cdef int64_t num_calls = len(calls), num_tapes = len(tapes)
         cdef const rk_config *options = <const rk_config *>_start(c)
         if c is None or s is None or len(arenas) != options.num_ranks:
             raise ValueError("an engine needs a config, stages and one arena per rank")
@@ -176,11 +184,18 @@ cdef class Engine:
             raise ValueError("config and tables disagree about stages or channels")
         if len(params) != options.num_params:
             raise ValueError("config and tables disagree about parameters")
+        if (options.copies < 1 or options.num_stages % options.copies
+                or options.num_params % options.copies
+                or options.gradient_groups % options.copies):
+            raise ValueError("copies must share out stages, parameters and gradient groups")
+        if num_tapes != 3 * options.num_slices * options.num_stages:
+            raise ValueError("every slice of every stage needs three tapes")
         if options.ring_events < 2 or options.ring_events & (options.ring_events - 1):
             raise ValueError("ring_events must be a power of two")
         self.engine = rk_create(options, table(), <const rk_stage_spec *>_start(s),
                                 <const rk_channel_spec *>_start(h),
                                 <const rk_param_spec *>_start(p),
+                                <const rk_tape *>_start(r), num_tapes,
                                 <const rk_call *>_start(t), num_calls, &arenas[0])
         if self.engine == NULL:
             total = sum(arena_bytes) / 2**20

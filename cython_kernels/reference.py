@@ -261,7 +261,7 @@ def rope(x: Array, table: Array, heads: int, sign: float) -> None:
 # ---- causal attention ------------------------------------------------------------------
 
 
-def attention_workspace(context: int, head_dim: int) -> int:
+def attention_workspace(context: int, past: int, head_dim: int) -> int:
     """Bytes of workspace: NumPy needs none."""
     return 0
 
@@ -269,13 +269,18 @@ def attention_workspace(context: int, head_dim: int) -> int:
 def _heads(
     qkv: Array, out: Array, lse: Array
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """q (batch, heads, context, head_dim) and k, v repeated to as many heads."""
+    """q (batch, heads, context, head_dim) of the last slice, and k, v of all slices,
+    repeated to as many heads."""
     batch, heads, context = lse.shape
     head_dim = out.shape[-1] // heads
-    packed = _f64(qkv).reshape(batch, context, -1, head_dim).transpose(0, 2, 1, 3)
+    sliced = _f64(qkv).reshape(-1, batch, context, qkv.shape[-1] // head_dim, head_dim)
+    packed = sliced.transpose(1, 3, 0, 2, 4).reshape(
+        batch, sliced.shape[3], -1, head_dim
+    )
     kv_heads = (packed.shape[1] - heads) // 2
     q, k, v = np.split(packed, [heads, heads + kv_heads], axis=1)
     group = heads // kv_heads
+    q = q[:, :, q.shape[2] - context :]
     return q, np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
 
 
@@ -283,7 +288,8 @@ def _masked_scores(
     q: NDArray[np.float64], k: NDArray[np.float64], scale: float
 ) -> NDArray[np.float64]:
     scores = scale * q @ k.swapaxes(-1, -2)
-    later = np.triu(np.ones(scores.shape[-2:], dtype=bool), 1)
+    past = k.shape[2] - q.shape[2]
+    later = np.triu(np.ones(scores.shape[-2:], dtype=bool), 1 + past)
     return np.where(later, -np.inf, scores)
 
 
@@ -299,7 +305,13 @@ def attention_forward(out: Array, lse: Array, qkv: Array, scale: float) -> None:
 
 
 def attention_backward(
-    dqkv: Array, dout: Array, out: Array, lse: Array, qkv: Array, scale: float
+    dqkv: Array,
+    dout: Array,
+    out: Array,
+    lse: Array,
+    qkv: Array,
+    scale: float,
+    accumulate: bool = False,
 ) -> None:
     """dq, dk and dv, packed as in qkv; heads that share a key head add up."""
     q, k, v = _heads(qkv, out, lse)
@@ -311,11 +323,16 @@ def attention_backward(
     ds = p * (d @ v.swapaxes(-1, -2) - (d * o).sum(axis=-1, keepdims=True)) * scale
 
     def shared(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        grouped = x.reshape(batch, kv_heads, -1, context, head_dim)
+        grouped = x.reshape(batch, kv_heads, -1, k.shape[2], head_dim)
         return _f64(grouped.sum(axis=2))
 
     dk, dv = shared(ds.swapaxes(-1, -2) @ q), shared(p.swapaxes(-1, -2) @ d)
-    _put(dqkv, np.concatenate([ds @ k, dk, dv], axis=1).transpose(0, 2, 1, 3))
+    given = dqkv.reshape(-1, batch, context, heads + 2 * kv_heads, head_dim)
+    keys = np.concatenate([dk, dv], axis=1)
+    keys = keys.reshape(batch, 2 * kv_heads, -1, context, head_dim)
+    before = given[..., heads:, :] if accumulate else 0.0
+    given[..., heads:, :] = before + keys.transpose(2, 0, 3, 1, 4)
+    given[-1, ..., :heads, :] = (ds @ k).transpose(0, 2, 1, 3)
 
 
 # ---- losses ----------------------------------------------------------------------------

@@ -37,11 +37,10 @@ CALL = np.dtype(
 STAGE = np.dtype(
     [
         *((name, "i8") for name in ("param", "grad", "constant", "scratch")),
-        *((name, "i8") for name in ("saved", "held")),
+        *((name, "i8") for name in ("saved", "held", "spare")),
         *((name, "i8") for name in ("grad_stride", "saved_stride", "held_stride")),
         ("rank", "i4"),
-        ("tape_first", "i4", 3),
-        ("tape_count", "i4", 3),
+        ("tapes", "i4"),
         *((f"channel_{end}", "i4") for end in ("in", "out", "din", "dout")),
         ("param_first", "i4"),
         ("param_count", "i4"),
@@ -49,6 +48,8 @@ STAGE = np.dtype(
     ],
     align=True,
 )
+
+TAPE = np.dtype([("first", "i4"), ("count", "i4")], align=True)
 
 CHANNEL = np.dtype(
     [
@@ -101,6 +102,8 @@ CONFIG = np.dtype(
             (name, "i4")
             for name in ("optimizer", "spin", "virtual_clock", "keep_gradients")
         ),
+        ("copies", "i4"),
+        ("num_slices", "i4"),
     ],
     align=True,
 )

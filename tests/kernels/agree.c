@@ -36,10 +36,10 @@ static void attention(const ck_kernels *k, void *work) {
     int64_t rows = batch * context, row = (heads + 2 * kv_heads) * head_dim;
     float *qkv = numbers(rows * row), *dqkv = numbers(rows * row), *lse = numbers(heads * rows);
     float *out = numbers(rows * heads * head_dim), *dout = numbers(rows * heads * head_dim);
-    k->attention_forward(out, lse, qkv, batch, context, heads, kv_heads, head_dim, 0.22f, work, 0,
-                         1);
-    k->attention_backward(dqkv, dout, out, lse, qkv, batch, context, heads, kv_heads, head_dim,
-                          0.22f, work, 0, 1);
+    k->attention_forward(out, lse, qkv, batch, context, 0, heads, kv_heads, head_dim, 0.22f, work,
+                         0, 1);
+    k->attention_backward(dqkv, dout, out, lse, qkv, batch, context, 0, heads, kv_heads, head_dim,
+                          0.22f, 0, work, 0, 1);
     show("attention", out, rows * heads * head_dim);
     show("lse", lse, heads * rows);
     show("attention_backward", dqkv, rows * row);

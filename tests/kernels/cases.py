@@ -185,6 +185,7 @@ def make_attention_backward(rng, *shape):
         "lse": a["lse"],
         "qkv": a["qkv"],
         "scale": a["scale"],
+        "accumulate": False,
     }
 
 

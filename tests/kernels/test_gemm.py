@@ -93,8 +93,9 @@ def test_workspace_grows_with_the_sizes_and_stays_bounded(isa: str) -> None:
     for f in (
         lambda n: _kernels.gemm_workspace(n, 64, 64),
         lambda n: _kernels.gemm_workspace(64, n, 64),
-        lambda n: _kernels.attention_workspace(n, 64),
-        lambda n: _kernels.attention_workspace(64, n),
+        lambda n: _kernels.attention_workspace(n, 1, 64),
+        lambda n: _kernels.attention_workspace(64, n, 64),
+        lambda n: _kernels.attention_workspace(64, 0, n),
     ):
         found = [f(n) for n in sizes]
         assert found == sorted(found) and min(found) > 0

@@ -94,7 +94,8 @@ def test_one_element_does_not_depend_on_how_many_there_are() -> None:
     assert (initial_values(long, 1, 2, 3)[:10] == first).all()
 
 
-def test_tapes_do_not_depend_on_the_layers_that_share_a_stage() -> None:
+@pytest.mark.parametrize("slices", [1, 4])
+def test_tapes_do_not_depend_on_the_layers_that_share_a_stage(slices: int) -> None:
     """The calls of a layer, places of memory aside, are the same alone and together."""
     model = wb.Model.gpt(num_layers=3, width=16, num_heads=2, context=8)
     layers = list(enumerate(model.layers))
@@ -102,16 +103,25 @@ def test_tapes_do_not_depend_on_the_layers_that_share_a_stage() -> None:
     def shape(calls: Any) -> list[Any]:
         return [(call.op, call.sizes, call.scalars) for call in calls]
 
-    whole = emit_stage(layers, 2, 4)
+    whole = emit_stage(layers, 2, 4, num_slices=slices).slices
     parts = [
-        emit_stage([layer], 2, 4, is_first=layer[0] == 0, is_last=layer[0] == 4)
+        emit_stage(
+            [layer],
+            2,
+            4,
+            is_first=layer[0] == 0,
+            is_last=layer[0] == 4,
+            num_slices=slices,
+        ).slices
         for layer in layers
     ]
-    forward = [call for part in parts for call in shape(part.forward)]
-    assert shape(whole.forward) == forward
-    for name in ("backward_input", "backward_weight"):
-        calls = [c for part in reversed(parts) for c in shape(getattr(part, name))]
-        assert shape(getattr(whole, name)) == calls
+    for j in range(slices):
+        forward = [call for part in parts for call in shape(part[j].forward)]
+        assert shape(whole[j].forward) == forward
+        for name in ("backward_input", "backward_weight"):
+            back = reversed(parts)
+            calls = [c for part in back for c in shape(getattr(part[j], name))]
+            assert shape(getattr(whole[j], name)) == calls
 
 
 def test_saved_memory_of_stages_adds_up_to_that_of_the_model() -> None:

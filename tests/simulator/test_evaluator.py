@@ -10,24 +10,7 @@ from hypothesis import strategies as st
 from workbench.schedule import Action, Kind, Schedule, ScheduleError
 from workbench.simulator import CostModel, Evaluator, simulate
 
-from .cases import schedules, shuffled
-
-
-@st.composite
-def costs(draw: st.DrawFn, num_stages: int = 1) -> CostModel:
-    column = st.lists(st.integers(0, 9), min_size=num_stages, max_size=num_stages)
-    f, i, w, r = (np.array(draw(column)) / 8 for _ in range(4))
-    reduce, optimizer = draw(st.sampled_from([(0, 0), (0.5, 0), (0, 2), (1, 0.25)]))
-    return CostModel.uniform(
-        F=f,
-        I=i,
-        W=w,
-        R=r,
-        hop=draw(st.integers(0, 5)) / 4,
-        overlap=draw(st.sampled_from([None, 0.0, 1.5])),
-        reduce=reduce,
-        optimizer=optimizer,
-    )
+from .cases import models, schedules, shuffled
 
 
 @settings(deadline=None, max_examples=150)
@@ -36,7 +19,7 @@ def test_its_makespan_is_the_simulators(
     data: st.DataObject, schedule: Schedule
 ) -> None:
     schedule.check()
-    model = data.draw(costs(schedule.num_stages))
+    model = data.draw(models(schedule))
     evaluator = Evaluator(schedule, model)
     assert evaluator.makespan(evaluator.rows) == simulate(schedule, model).makespan
     ranks = range(schedule.num_ranks)
@@ -49,7 +32,7 @@ def test_other_orders_take_what_they_simulate_to_or_are_refused(
     data: st.DataObject, pair: tuple[Schedule, Schedule]
 ) -> None:
     good, other = pair
-    model = data.draw(costs(good.num_stages))
+    model = data.draw(models(good))
     evaluator = Evaluator(good, model)
     order = evaluator.order_of(other.ranks)
     found = evaluator.makespan(order)
@@ -69,7 +52,7 @@ def test_other_orders_take_what_they_simulate_to_or_are_refused(
 def test_many_orders_are_taken_one_by_one(
     data: st.DataObject, pair: tuple[Schedule, Schedule]
 ) -> None:
-    evaluator = Evaluator(pair[0], data.draw(costs(pair[0].num_stages)))
+    evaluator = Evaluator(pair[0], data.draw(models(pair[0])))
     orders = np.stack([evaluator.order_of(s.ranks) for s in (*pair, *pair)])
     alone, held = [], []
     for order in orders:
@@ -85,7 +68,7 @@ def test_many_orders_are_taken_one_by_one(
 @settings(deadline=None, max_examples=50)
 @given(st.data(), schedules())
 def test_times_are_those_of_the_trace(data: st.DataObject, schedule: Schedule) -> None:
-    model = data.draw(costs(schedule.num_stages))
+    model = data.draw(models(schedule))
     evaluator = Evaluator(schedule, model)
     makespan, starts, ends = evaluator.times(evaluator.rows)
     trace = simulate(schedule, model)

@@ -99,9 +99,10 @@ class Machine:
     """Ranks that run one operation after another on a clock of whole numbers."""
 
     schedule: Schedule
-    price: dict[tuple[int, str], int]
-    hop: int
+    price: dict[tuple[int, str, int], int]  # by stage, what, microbatch
+    flight: dict[tuple[str, int], int]  # by F or B and the stage that sends
     capacity: int | None
+    blocking: bool = False
     events: dict[tuple[str, int, int], tuple[int, int]] = field(default_factory=dict)
 
     def operations(self, rank: int) -> list[tuple[str, int, int]]:
@@ -141,15 +142,26 @@ class Machine:
                     if what.startswith("SEND"):
                         key = (what[-1], s)
                         channel = channels[key]
-                        if self.room(channel, key, programs, at, busy_until, now):
+                        if working[r]:  # a send that kept its rank is through
+                            working[r] = False
                             channel.sent.append(now)
-                            heapq.heappush(alarms, now + self.hop)
+                            end = now
+                        elif self.room(channel, key, programs, at, busy_until, now):
+                            if self.blocking:
+                                working[r] = True
+                                busy_until[r] = now + self.flight[key]
+                                heapq.heappush(alarms, busy_until[r])
+                                moved = True
+                                continue
+                            channel.sent.append(now)
+                            heapq.heappush(alarms, now + self.flight[key])
                             end = now
                     elif what.startswith("RECV"):
                         key = (what[-1], s - 1 if what[-1] == "F" else s + 1)
                         channel = channels[key]
                         n = channel.taken
-                        if n < len(channel.sent) and channel.sent[n] + self.hop <= now:
+                        under_way = 0 if self.blocking else self.flight[key]
+                        if n < len(channel.sent) and channel.sent[n] + under_way <= now:
                             channel.taken += 1
                             end = now
                     elif working[r]:
@@ -158,7 +170,7 @@ class Machine:
                     else:
                         working[r] = True
                         since[r] = now
-                        busy_until[r] = now + self.price[s, what]
+                        busy_until[r] = now + self.price[s, what, k]
                         heapq.heappush(alarms, busy_until[r])
                         moved = True
                     if end is not None:
@@ -225,25 +237,67 @@ def schedules(draw: st.DrawFn) -> Schedule:
 def test_every_event_is_where_the_discrete_event_simulator_puts_it(
     data: st.DataObject, schedule: Schedule
 ) -> None:
-    stages = schedule.num_stages
+    stages, m = schedule.num_stages, schedule.num_microbatches
     column = st.lists(st.integers(0, 9), min_size=stages, max_size=stages)
     f, i, w = (data.draw(column) for _ in range(3))
     hop = data.draw(st.integers(0, 7))
     capacity = data.draw(st.sampled_from([None, 0, 1, 2, 5]))
+    columns = zip("FIWB", (f, i, w, np.add(i, w).tolist()), strict=True)
     price = {
-        (s, x): c[s]
-        for s in range(stages)
-        for x, c in zip("FIW", (f, i, w), strict=True)
+        (s, x, k): c[s] for x, c in columns for s in range(stages) for k in range(m)
     }
-    price |= {(s, "B"): i[s] + w[s] for s in range(stages)}
-    machine = Machine(schedule, price, hop, capacity)
+    flight = {(x, s): hop for x in "FB" for s in range(stages)}
     costs = CostModel.uniform(F=f, I=i, W=w, hop=hop)
+    agree(Machine(schedule, price, flight, capacity), costs)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), schedules(), st.integers(0, 2**32))
+def test_links_speeds_and_microbatches_are_where_it_puts_them(
+    data: st.DataObject, schedule: Schedule, seed: int
+) -> None:
+    stages, ranks = schedule.num_stages, schedule.num_ranks
+    home, rng = schedule.stage_to_rank, np.random.default_rng(seed)
+    times = rng.integers(0, 9, (stages, 6, schedule.num_microbatches))
+    slowness = rng.choice([1, 2, 4], ranks)
+    latency = rng.integers(0, 4, (ranks, ranks))
+    sizes = rng.integers(0, 4, stages)
+    price, flight = {}, {}
+    for s in range(stages):
+        for k in range(schedule.num_microbatches):
+            a, i, w = (int(times[s, c, k] * slowness[home[s]]) for c in range(3))
+            price |= {
+                (s, "F", k): a,
+                (s, "I", k): i,
+                (s, "W", k): w,
+                (s, "B", k): i + w,
+            }
+        if s + 1 < stages:
+            there, back = (home[s], home[s + 1]), (home[s + 1], home[s])
+            # One byte takes two units.
+            flight["F", s] = int(latency[there] + 2 * sizes[s])
+            flight["B", s + 1] = int(latency[back] + 2 * sizes[s])
+    costs = CostModel(
+        times,
+        latency=latency,
+        bandwidth=0.5,
+        message_bytes=sizes,
+        speed=1 / slowness,
+        blocking=data.draw(st.booleans()),
+    )
+    capacity = data.draw(st.sampled_from([None, 0, 1, 2, 5]))
+    agree(Machine(schedule, price, flight, capacity, costs.blocking), costs)
+
+
+def agree(machine: Machine, costs: CostModel) -> None:
+    """Both find every event at one time, or both find a deadlock."""
+    schedule, capacity = machine.schedule, machine.capacity
     if not machine.run():
         with pytest.raises(ScheduleError) as caught:
-            simulate(schedule, costs, channel_capacity=capacity)
+            simulate(schedule, costs, channel_capacity=capacity, optimizer=False)
         assert caught.value.rule == "no deadlock"
         return
-    trace = simulate(schedule, costs, channel_capacity=capacity)
+    trace = simulate(schedule, costs, channel_capacity=capacity, optimizer=False)
     ticks = round(1 / trace.tick)
     found = {
         (str(a.kind), a.stage, a.microbatch): (Fraction(s, ticks), Fraction(e, ticks))

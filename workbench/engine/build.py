@@ -16,7 +16,7 @@ from cython_kernels import _runtime, _timeline, tables
 
 from ..memory import MemoryPlan, PlannedStep, flat
 from ..model import Call
-from ..schedule import KIND_CODE, Action, Kind, Program, graph, lower_forward
+from ..schedule import KIND_CODE, Action, Kind, Program, Schedule, graph, lower_forward
 from . import cores
 from .job import Job
 from .optimizers import SGD, AdamW
@@ -33,17 +33,31 @@ class Built:
     plan: MemoryPlan
     arenas: list[np.ndarray]
     programs: tuple[tuple[Action, ...], ...]
+    copies: int
 
     def weights(self) -> list[tuple[int, str, np.ndarray]]:
-        """(layer, name, float32 view of the live weights), in layer order."""
+        """(layer, name, float32 view of the live weights), in layer order: those of the
+        first copy, if there are more."""
         return list(self._views("param"))
 
     def gradients(self) -> list[tuple[int, str, np.ndarray]]:
         """(layer, name, float32 view of group 0's gradients), in layer order."""
         return list(self._views("grad"))
 
-    def _views(self, region: str) -> Iterator[tuple[int, str, np.ndarray]]:
-        for stage in self.plan.stages:
+    def copy_weights(self) -> None:
+        """Gives every further copy of the parameters the weights of the first."""
+        first = [view for _, _, view in self._views("param")]
+        for copy in range(1, self.copies):
+            for view, (_, _, other) in zip(
+                first, self._views("param", copy), strict=True
+            ):
+                other[...] = view
+
+    def _views(
+        self, region: str, copy: int = 0
+    ) -> Iterator[tuple[int, str, np.ndarray]]:
+        length = len(self.plan.stages) // self.copies
+        for stage in self.plan.stages[copy * length : (copy + 1) * length]:
             arena, base = self.arenas[stage.rank], getattr(stage, region)
             for slot in stage.tapes.parameters:
                 count = int(np.prod(slot.shape))
@@ -69,29 +83,34 @@ def _channel_indices(plan: MemoryPlan) -> dict[tuple[int, Kind], int]:
     return {(c.source, c.kind): i for i, c in enumerate(plan.channels)}
 
 
-def _stages(plan: MemoryPlan) -> tuple[np.ndarray, list[Call]]:
+def _stages(
+    plan: MemoryPlan, schedule: Schedule
+) -> tuple[np.ndarray, np.ndarray, list[Call]]:
+    """The stages, the tapes of all their slices, and the calls these are made of."""
     table = np.zeros(len(plan.stages), tables.STAGE)
     channel = _channel_indices(plan)
     calls: list[Call] = []
+    tapes_of: list[tuple[int, int]] = []
     num_params = 0
     for s, (row, stage) in enumerate(zip(table, plan.stages, strict=True)):
         tapes = stage.tapes
-        for name in ("param", "grad", "constant", "saved", "held", "scratch"):
+        for name in ("param", "grad", "constant", "saved", "held", "scratch", "spare"):
             row[name] = getattr(stage, name)
         row["grad_stride"] = tapes.param_bytes
         row["saved_stride"], row["held_stride"] = tapes.saved_bytes, tapes.held_bytes
         row["rank"] = stage.rank
-        three = (tapes.forward, tapes.backward_input, tapes.backward_weight)
-        for i, tape in enumerate(three):
-            row["tape_first"][i], row["tape_count"][i] = len(calls), len(tape)
+        row["tapes"] = len(tapes_of)
+        for tape in (tape for part in tapes.slices for tape in part):
+            tapes_of.append((len(calls), len(tape)))
             calls.extend(tape)
-        row["channel_in"] = channel.get((s - 1, Kind.F), -1)
+        # Where a chain of stages ends there is no channel of that name.
+        row["channel_in"] = channel.get((schedule.stage_before(s), Kind.F), -1)
         row["channel_out"] = channel.get((s, Kind.F), -1)
         row["channel_din"] = channel.get((s, Kind.B), -1)
-        row["channel_dout"] = channel.get((s + 1, Kind.B), -1)
+        row["channel_dout"] = channel.get((schedule.stage_after(s), Kind.B), -1)
         row["param_first"], row["param_count"] = num_params, len(tapes.parameters)
         num_params += len(tapes.parameters)
-    return table, calls
+    return table, np.array(tapes_of, tables.TAPE), calls
 
 
 def _channels(plan: MemoryPlan) -> np.ndarray:
@@ -124,7 +143,7 @@ def _params(plan: MemoryPlan, weight_decay: float) -> np.ndarray:
 
 
 def _steps(
-    planned: Sequence[PlannedStep], groups: int, num_microbatches: int
+    planned: Sequence[PlannedStep], groups: int, num_microbatches: int, copies: int
 ) -> np.ndarray:
     table = np.zeros(len(planned), tables.STEP)
     for row, step in zip(table, planned, strict=True):
@@ -132,7 +151,8 @@ def _steps(
         row["kind"], row["stage"] = KIND_CODE[a.kind], a.stage
         row["microbatch"], row["slice"] = a.microbatch, a.slice
         row["saved_slot"], row["held_slot"] = step.saved_slot, step.held_slot
-        row["group"] = max(0, a.microbatch) * groups // num_microbatches
+        group = max(0, a.microbatch) * groups // num_microbatches
+        row["group"] = group % (groups // copies)
         row["live"], row["bytes"] = step.live, step.bytes
     return table
 
@@ -156,6 +176,7 @@ def _config(
         job.schedule.num_stages,
     )
     row["num_microbatches"] = job.schedule.num_microbatches
+    row["num_slices"] = job.schedule.num_slices
     row["num_channels"], row["num_params"] = len(plan.channels), num_params
     row["gradient_groups"] = job.gradient_groups
     row["threads_per_rank"] = job.chosen_threads
@@ -164,6 +185,7 @@ def _config(
     row["spin"] = busy * job.chosen_threads <= cores.usable()
     row["virtual_clock"] = job.chosen_clock == "virtual"
     row["keep_gradients"] = keep_gradients
+    row["copies"] = job.schedule.num_copies
     return config
 
 
@@ -192,13 +214,13 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
     plan = job.memory(with_loss)
-    stages, calls = _stages(plan)
+    stages, tapes, calls = _stages(plan, job.schedule)
     params = _params(plan, job.optimizer.weight_decay)
     config = _config(job, plan, len(params), keep_gradients)
     sizes = np.array(plan.arena_bytes, np.int64)
     try:
         engine = _runtime.Engine(
-            config, stages, _channels(plan), params, _calls(calls), sizes
+            config, stages, _channels(plan), params, tapes, _calls(calls), sizes
         )
     except MemoryError as error:
         raise MemoryError(f"{error}; the job needs, per rank:\n{plan}") from None
@@ -213,7 +235,9 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
             planned: Sequence[PlannedStep] = plan.steps[r]
             if number == tables.EVALUATE:
                 planned = [PlannedStep(a) for a in flat(program.steps)]
-            table = _steps(planned, groups, schedule.num_microbatches)
+            table = _steps(
+                planned, groups, schedule.num_microbatches, schedule.num_copies
+            )
             engine.set_program(number, r, table)
         _set_program(engine, number, programs, job, virtual)
     arenas = [
@@ -227,4 +251,4 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
                 np.uint8
             )
     actions = tuple(tuple(flat(p.steps)) for p in training)
-    return Built(engine, plan, arenas, actions)
+    return Built(engine, plan, arenas, actions, schedule.num_copies)

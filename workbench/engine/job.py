@@ -29,7 +29,7 @@ Clock = Literal["auto", "wall", "virtual"]
 SHARED_WORK = 5e6
 
 #: Kinds that the engine executes; a schedule with others can be checked and simulated.
-EXECUTABLE = frozenset({Kind.F, Kind.I, Kind.W, Kind.B})
+EXECUTABLE = frozenset({Kind.F, Kind.I, Kind.W, Kind.B, Kind.R})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +99,12 @@ class Job:
             )
         if self.partition.model != self.model:
             raise ValueError("the partition splits another model than the job's")
-        if self.partition.num_stages != self.schedule.num_stages:
+        length = self.schedule.chain_length
+        if self.partition.num_stages != length:
             raise ValueError(
                 f"the partition has {self.partition.num_stages} stages but schedule "
-                f"{self.schedule.name!r} has {self.schedule.num_stages}; split the model "
-                f"with num_stages={self.schedule.num_stages}"
+                f"{self.schedule.name!r} has {length}; split the model "
+                f"with num_stages={length}"
             )
         self._check_data()
         self._check_schedule()
@@ -204,27 +205,69 @@ class Job:
     def _check_schedule(self) -> None:
         schedule = self.schedule
         schedule.check(channel_capacity=self.capacity)
+        self._check_copies()
+        self._check_slices()
         groups = self.gradient_groups
         for rank, actions in enumerate(schedule.ranks):
-            latest: dict[tuple[int, int], int] = {}
+            latest: dict[tuple[int, int], tuple[int, int]] = {}
             for action in actions:
                 for a in halves(action):
-                    if a.kind not in EXECUTABLE or a.slice or schedule.copy_of:
+                    if a.kind not in EXECUTABLE:
                         raise ValueError(
-                            f"{a} on rank {rank}: the engine runs F, I, W and B on whole "
-                            "sequences; this schedule can be checked and simulated"
+                            f"{a} on rank {rank}: the engine runs F, I, W, B and R; this "
+                            "schedule can be checked and simulated"
                         )
                     if a.kind not in (Kind.W, Kind.B):
                         continue
                     group = a.microbatch * groups // schedule.num_microbatches
-                    before = latest.get((a.stage, group), -1)
-                    if a.microbatch < before:
+                    # Slices of a sequence come back from the last to the first.
+                    place = (a.microbatch, -a.slice)
+                    before = latest.get((a.stage, group), place)
+                    if place < before:
                         raise ValueError(
-                            f"{a} on rank {rank} comes after microbatch {before}: weight "
-                            "gradients must be added in ascending microbatch order, or the "
+                            f"{a} on rank {rank} comes after microbatch {before[0]}, slice "
+                            f"{-before[1]}: weight gradients must be added in ascending "
+                            "microbatch order, slices from the last to the first, or the "
                             "weights' bits would depend on the schedule"
                         )
-                    latest[a.stage, group] = a.microbatch
+                    latest[a.stage, group] = place
+
+    def _check_slices(self) -> None:
+        model, slices = self.model, self.schedule.num_slices
+        if slices == 1:
+            return
+        if not model.is_language_model:
+            raise ValueError(
+                f"schedule {self.schedule.name!r} cuts sequences into {slices} slices, but "
+                f"a {model.config['kind']} model has none"
+            )
+        if model.context % slices:
+            raise ValueError(
+                f"context {model.context} cannot be cut into {slices} equal slices; make "
+                "num_slices one of its divisors"
+            )
+        if any(action.kind is Kind.R for _, _, action in self.schedule.walk()):
+            raise ValueError(
+                "slices cannot be recomputed: a slice looks back at keys and values of "
+                "earlier ones, which would be gone; take R or num_slices out"
+            )
+
+    def _check_copies(self) -> None:
+        """Every copy of the parameters adds up gradient groups of its own."""
+        schedule, copies = self.schedule, self.schedule.num_copies
+        if self.gradient_groups % copies:
+            raise ValueError(
+                f"schedule {schedule.name!r} has {copies} copies of the parameters, each "
+                f"with its own gradients; make gradient_groups a multiple of {copies}, not "
+                f"{self.gradient_groups}"
+            )
+        for microbatch, copy in enumerate(schedule.route or ()):
+            share = schedule.num_microbatches // copies
+            if copy != microbatch // share:
+                raise ValueError(
+                    f"microbatch {microbatch} passes copy {copy}; to be trained, the "
+                    f"first {share} microbatches must pass copy 0, the next {share} copy 1"
+                )
 
     # ---- what follows from the fields ------------------------------------------------
 
@@ -357,11 +400,16 @@ def _read(source: str | Path) -> dict[str, Any]:
 
 
 def _schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
+    copies = {}
+    if schedule.copy_of is not None and schedule.route is not None:
+        copies = {"copy_of": list(schedule.copy_of), "route": list(schedule.route)}
     return {
         "name": schedule.name,
         "num_microbatches": schedule.num_microbatches,
+        "num_slices": schedule.num_slices,
         "stage_to_rank": list(schedule.stage_to_rank),
         "ranks": [" ".join(str(a) for a in actions) for actions in schedule.ranks],
+        **copies,
     }
 
 
@@ -372,6 +420,9 @@ def _schedule_from_dict(values: dict[str, Any]) -> Schedule:
             ranks=tuple(tuple(map(parse, row.split())) for row in values["ranks"]),
             stage_to_rank=values["stage_to_rank"],
             num_microbatches=values["num_microbatches"],
+            num_slices=values.get("num_slices", 1),
+            copy_of=values.get("copy_of"),
+            route=values.get("route"),
         )
     except (KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"the job's schedule is incomplete: {error}") from None

@@ -70,6 +70,7 @@ class Run:
         self._folder = folder
         self._built: Built = build(job)
         self._set_weights()
+        self._built.copy_weights()
         self._events = EventLog(self._built.engine, job.schedule.num_ranks, MAX_EVENTS)
         self._losses = np.full((job.steps, job.num_microbatches or 0), np.nan)
         self._norms = np.full(job.steps, np.nan)

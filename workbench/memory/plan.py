@@ -33,6 +33,7 @@ class StagePlan:
     saved: int
     held: int
     scratch: int
+    spare: int
 
 
 @dataclass(frozen=True)
@@ -144,21 +145,22 @@ class _RankWalk:
         self,
         program: Program,
         tapes: Sequence[StageTapes],
-        stage_to_rank: Sequence[int],
+        schedule: Schedule,
     ) -> None:
         self.rank = program.rank
         self.tapes = tapes
-        self.stage_to_rank = stage_to_rank
+        self.schedule = schedule
         self.saved: dict[int, _Slots] = {}
         self.held: dict[int, _Slots] = {}
         self.inputs: dict[tuple[int, Kind], int] = {}
         self.input_peaks: dict[tuple[int, Kind], int] = {}
         self.live = 0
+        #: Per stage and microbatch, the slices whose W is still to come.
+        self.open: dict[tuple[int, int], int] = {}
         self.steps = tuple(self._step(action) for action in flat(program.steps))
 
     def _is_here(self, stage: int) -> bool:
-        in_range = 0 <= stage < len(self.tapes)
-        return in_range and self.stage_to_rank[stage] == self.rank
+        return stage >= 0 and self.schedule.stage_to_rank[stage] == self.rank
 
     def _buffer(self, source: int, kind: Kind, change: int) -> None:
         """A message from ``source`` is now held here (+1), or no longer (-1)."""
@@ -170,10 +172,14 @@ class _RankWalk:
         self.live += change * size
 
     def _release_inputs(self, stage: int) -> None:
-        if stage > 0:
-            self._buffer(stage - 1, Kind.F, -1)
-        if stage < len(self.tapes) - 1:
-            self._buffer(stage + 1, Kind.B, -1)
+        before, after = (
+            self.schedule.stage_before(stage),
+            self.schedule.stage_after(stage),
+        )
+        if before >= 0:
+            self._buffer(before, Kind.F, -1)
+        if after >= 0:
+            self._buffer(after, Kind.B, -1)
 
     def _step(self, a: Action) -> PlannedStep:
         tapes = self.tapes[a.stage]
@@ -188,31 +194,43 @@ class _RankWalk:
             return PlannedStep(a, live=self.live, bytes=tapes.output_bytes)
         saved = self.saved.setdefault(a.stage, _Slots())
         held = self.held.setdefault(a.stage, _Slots())
-        if a.kind is Kind.F:
+        if a.kind in (Kind.F, Kind.R):
             return self._forward(a, saved)
         if a.kind in (Kind.I, Kind.B, Kind.W):
             return self._backward(a, saved, held)
         return PlannedStep(a, live=self.live)
 
     def _forward(self, a: Action, saved: _Slots) -> PlannedStep:
-        slot = saved.take(a.microbatch)
-        self.live += self.tapes[a.stage].saved_bytes
-        if self._is_here(a.stage + 1):
+        if a.slice:
+            slot = saved.held[a.microbatch]
+        else:
+            slot = saved.take(a.microbatch)
+            self.open[a.stage, a.microbatch] = self.schedule.num_slices
+        if a.kind is Kind.F and self._is_here(self.schedule.stage_after(a.stage)):
             self._buffer(a.stage, Kind.F, 1)
+        if a.kind is Kind.F and self.schedule.has(a._replace(kind=Kind.R)):
+            # Made again later: only the input is kept, which is the channel's.
+            saved.give(a.microbatch)
+        elif a.slice == 0:
+            self.live += self.tapes[a.stage].saved_bytes
         return PlannedStep(a, slot, 0, self.live)
 
     def _backward(self, a: Action, saved: _Slots, held: _Slots) -> PlannedStep:
         tapes = self.tapes[a.stage]
         saved_slot = saved.held[a.microbatch]
         if a.kind in (Kind.I, Kind.B):
-            held_slot = held.take(a.microbatch)
-            self.live += tapes.held_bytes
-            if self._is_here(a.stage - 1):
+            if a.microbatch not in held.held:
+                held.take(a.microbatch)
+                self.live += tapes.held_bytes
+            if self._is_here(self.schedule.stage_before(a.stage)):
                 self._buffer(a.stage, Kind.B, 1)
+        held_slot = held.held[a.microbatch]
         if a.kind in (Kind.W, Kind.B):
-            held_slot = held.give(a.microbatch)
-            saved.give(a.microbatch)
-            self.live -= tapes.held_bytes + tapes.saved_bytes
+            self.open[a.stage, a.microbatch] -= 1
+            if not self.open[a.stage, a.microbatch]:
+                held.give(a.microbatch)
+                saved.give(a.microbatch)
+                self.live -= tapes.held_bytes + tapes.saved_bytes
             self._release_inputs(a.stage)
         return PlannedStep(a, saved_slot, held_slot, self.live)
 
@@ -230,9 +248,9 @@ def _channels(
     that may wait, and for the one being filled: so a sender only ever waits for room.
     """
     found = []
-    last = schedule.num_stages - 1
-    ways = [(s, Kind.F, s + 1) for s in range(last)]
-    ways += [(s + 1, Kind.B, s) for s in range(last)]
+    pairs = [(s, schedule.stage_after(s)) for s in range(schedule.num_stages)]
+    ways = [(s, Kind.F, after) for s, after in pairs if after >= 0]
+    ways += [(after, Kind.B, s) for s, after in pairs if after >= 0]
     for source, kind, target in ways:
         producer, consumer = (
             schedule.stage_to_rank[source],
@@ -287,20 +305,21 @@ def plan(
 
     Raises ValueError if partition and schedule have different numbers of stages.
     """
-    if partition.num_stages != schedule.num_stages:
+    if partition.num_stages != schedule.chain_length:
         raise ValueError(
             f"the partition has {partition.num_stages} stages but schedule "
-            f"{schedule.name!r} has {schedule.num_stages}; make them equal"
+            f"{schedule.name!r} has {schedule.chain_length}; make them equal"
         )
-    tapes = stage_tapes(
+    tapes = schedule.num_copies * stage_tapes(
         partition,
         microbatch_size,
         schedule.num_microbatches,
         threads_per_rank,
         with_loss,
+        schedule.num_slices,
     )
     programs = schedule.programs()
-    walks = [_RankWalk(program, tapes, schedule.stage_to_rank) for program in programs]
+    walks = [_RankWalk(program, tapes, schedule) for program in programs]
     arenas = [_Arena() for _ in programs]
     # A rank runs one action at a time, so its stages share their scratch memory.
     scratch = [0] * len(programs)
@@ -308,6 +327,8 @@ def plan(
         rank = schedule.stage_to_rank[s]
         scratch[rank] = max(scratch[rank], stage.scratch_bytes)
     shared = [arena.take("scratch", scratch[r]) for r, arena in enumerate(arenas)]
+    spare = _spare(schedule, tapes, arenas)
+    groups = gradient_groups // schedule.num_copies
     states = OPTIMIZER_STATES[optimizer]
     stages = []
     for s, stage in enumerate(tapes):
@@ -322,12 +343,13 @@ def plan(
                 saved_slots=saved_slots,
                 held_slots=held_slots,
                 param=arena.take("parameters", stage.param_bytes),
-                grad=arena.take("gradients", stage.param_bytes * gradient_groups),
+                grad=arena.take("gradients", stage.param_bytes * groups),
                 optimizer=arena.take("optimizer", stage.param_bytes * states),
                 constant=arena.take("constants", stage.constant_bytes),
                 saved=arena.take("activations", stage.saved_bytes * saved_slots),
                 held=arena.take("held", stage.held_bytes * held_slots),
                 scratch=shared[rank],
+                spare=spare[rank],
             )
         )
     channels = []
@@ -346,12 +368,24 @@ def plan(
     )
 
 
+def _spare(
+    schedule: Schedule, tapes: Sequence[StageTapes], arenas: Sequence[_Arena]
+) -> list[int]:
+    """Where every rank's recomputed outputs go, which nobody reads."""
+    sizes = [0] * len(arenas)
+    for rank, _, action in schedule.walk():
+        if action.kind is Kind.R:
+            sizes[rank] = max(sizes[rank], tapes[action.stage].output_bytes)
+    return [arena.take("scratch", sizes[r]) for r, arena in enumerate(arenas)]
+
+
 def stage_tapes(
     partition: Partition,
     microbatch_size: int,
     num_microbatches: int,
     threads: int = 1,
     with_loss: bool = True,
+    num_slices: int = 1,
 ) -> list[StageTapes]:
     """The tapes of every stage of a partition."""
     layers = list(enumerate(partition.model.layers))
@@ -366,6 +400,7 @@ def stage_tapes(
             is_first=s == 0,
             is_last=s == last,
             with_loss=with_loss,
+            num_slices=num_slices,
         )
         for s in range(last + 1)
     ]

@@ -102,13 +102,17 @@ class Block(Layer):
         return f"{name}.bias" if self.bias else None
 
     def _rows(self, e: Emitter) -> int:
-        return e.batch * self.context
+        return e.batch * e.positions(self.context)
+
+    def _qkv(self, e: Emitter, region: str = "SAVED") -> tuple[Ref, Ref]:
+        """Queries, keys and values, which later slices look back at, or in "HELD" their
+        gradients, which later slices add to: of all slices, and of this one."""
+        return e.of_sequence(region, "qkv", self._rows(e) * self.qkv_width)
 
     def _saved(self, e: Emitter, name: str) -> Ref:
         rows = self._rows(e)
         elements = {
             "norm1": rows * self.width,
-            "qkv": rows * self.qkv_width,
             "attention": rows * self.width,
             "lse": rows * self.num_heads,
             "middle": rows * self.width,
@@ -124,18 +128,18 @@ class Block(Layer):
             "dup": rows * self.up_width,
             "dnorm2": rows * self.width,
             "dmiddle": rows * self.width,
-            "dqkv": rows * self.qkv_width,
             "dnorm1": rows * self.width,
         }
         return e.held(name, elements[name])
 
     def _attention_sizes(self, e: Emitter) -> tuple[int, ...]:
-        return (e.batch, self.context, self.num_heads, self.num_kv_heads, self.head_dim)
+        heads = (self.num_heads, self.num_kv_heads, self.head_dim)
+        return (e.batch, e.positions(self.context), e.slice, *heads)
 
     def _attention_work(self, e: Emitter) -> Ref:
-        return e.scratch(
-            e.threads * _kernels.attention_workspace(self.context, self.head_dim)
-        )
+        positions = e.positions(self.context)
+        size = _kernels.attention_workspace(positions, e.slice, self.head_dim)
+        return e.scratch(e.threads * size)
 
     def _rotate(self, e: Emitter, x: Ref, sign: float) -> None:
         """Turns the queries and keys in place; the backward turns their gradients
@@ -143,9 +147,13 @@ class Block(Layer):
         if self.rope_theta is None:
             return
         table = rotary_table(self.context, self.head_dim, self.rope_theta)
-        heads = self.num_heads + self.num_kv_heads
-        sizes = (e.batch, self.context, self.qkv_width, heads, self.head_dim)
-        e.call("rope", (x, e.constant("rotary", table)), sizes, sign)
+        heads, positions = (
+            self.num_heads + self.num_kv_heads,
+            e.positions(self.context),
+        )
+        sizes = (e.batch, positions, self.qkv_width, heads, self.head_dim)
+        angles = e.constant("rotary", table).at(e.slice * positions * self.head_dim)
+        e.call("rope", (x, angles), sizes, sign)
 
     def _activate(self, e: Emitter, backward: Ref | None = None) -> None:
         """Forward: active from up. Backward: dup from the gradient of active."""
@@ -160,7 +168,7 @@ class Block(Layer):
         assert e.x is not None and e.y is not None
         rows, c = self._rows(e), self.width
         first, second = self._norms
-        norm1, qkv = self._saved(e, "norm1"), self._saved(e, "qkv")
+        norm1, (sequence, qkv) = self._saved(e, "norm1"), self._qkv(e)
         attention, middle = self._saved(e, "attention"), self._saved(e, "middle")
         norm2, up = self._saved(e, "norm2"), self._saved(e, "up")
         scale = self.head_dim**-0.5
@@ -168,7 +176,7 @@ class Block(Layer):
         first.forward(e, norm1, e.x, rows)
         e.linear(qkv, norm1, "qkv.weight", (rows, c, self.qkv_width), self._b("qkv"))
         self._rotate(e, qkv, 1.0)
-        operands = (attention, self._saved(e, "lse"), qkv, self._attention_work(e))
+        operands = (attention, self._saved(e, "lse"), sequence, self._attention_work(e))
         e.call("attention_forward", operands, self._attention_sizes(e), scale)
         e.linear(middle, attention, "proj.weight", (rows, c, c), self._b("proj"), e.x)
         second.forward(e, norm2, middle, rows)
@@ -183,8 +191,8 @@ class Block(Layer):
         rows, c = self._rows(e), self.width
         first, second = self._norms
         dup, dnorm2 = self._held(e, "dup"), self._held(e, "dnorm2")
-        dmiddle, dqkv = self._held(e, "dmiddle"), self._held(e, "dqkv")
-        dnorm1, qkv = self._held(e, "dnorm1"), self._saved(e, "qkv")
+        dmiddle, (dsequence, dqkv) = self._held(e, "dmiddle"), self._qkv(e, "HELD")
+        dnorm1, (sequence, _) = self._held(e, "dnorm1"), self._qkv(e)
 
         dactive = e.scratch(4 * rows * self.hidden)
         e.linear_backward_input(dactive, e.dy, "down.weight", (rows, self.hidden, c))
@@ -194,15 +202,16 @@ class Block(Layer):
         dattention = e.scratch(4 * rows * c)
         e.linear_backward_input(dattention, dmiddle, "proj.weight", (rows, c, c))
         operands = (
-            dqkv,
+            dsequence,
             dattention,
             self._saved(e, "attention"),
             self._saved(e, "lse"),
-            qkv,
+            sequence,
             self._attention_work(e),
         )
-        scale = self.head_dim**-0.5
-        e.call("attention_backward", operands, self._attention_sizes(e), scale)
+        accumulate = int(e.slice + 1 < e.num_slices)
+        sizes = (*self._attention_sizes(e), accumulate)
+        e.call("attention_backward", operands, sizes, self.head_dim**-0.5)
         self._rotate(e, dqkv, -1.0)
         e.linear_backward_input(dnorm1, dqkv, "qkv.weight", (rows, c, self.qkv_width))
         first.backward_input(e, e.dx, dnorm1, e.x, rows, dmiddle)
@@ -223,6 +232,6 @@ class Block(Layer):
             e, self._held(e, "dnorm2"), self._saved(e, "middle"), rows
         )
         linear(dmiddle, self._saved(e, "attention"), "proj", c, c)
-        dqkv = self._held(e, "dqkv")
+        _, dqkv = self._qkv(e, "HELD")
         linear(dqkv, self._saved(e, "norm1"), "qkv", c, self.qkv_width)
         first.backward_weight(e, self._held(e, "dnorm1"), e.x, rows)

@@ -136,12 +136,20 @@ class Embedding(Layer):
         return self.context * self.width
 
     def _sizes(self, e: Emitter) -> tuple[int, int, int]:
-        return (e.batch, self.context, self.width)
+        return (e.batch, e.positions(self.context), self.width)
+
+    def _tokens(self, e: Emitter) -> Ref:
+        return e.saved("tokens", e.batch * e.positions(self.context))
+
+    def _from_slice(self, e: Emitter, position: Ref) -> Ref:
+        """The rows of the position table, or its gradient, that the slice has."""
+        return position.at(e.slice * e.positions(self.context) * self.width)
 
     def forward(self, e: Emitter) -> None:
-        tokens = e.saved("tokens", e.batch * self.context)
-        e.gather(tokens, self.context, targets=False)
-        position = e.param("position") if self.positions else None
+        tokens, position = self._tokens(e), None
+        e.gather(tokens, e.positions(self.context), targets=False)
+        if self.positions:
+            position = self._from_slice(e, e.param("position"))
         operands = (e.y, tokens, e.param("token"), position)
         e.call("embedding_forward", operands, self._sizes(e))
 
@@ -149,8 +157,9 @@ class Embedding(Layer):
         """Tokens have no gradient."""
 
     def backward_weight(self, e: Emitter) -> None:
-        tokens = e.saved("tokens", e.batch * self.context)
-        position = e.grad("position") if self.positions else None
+        tokens, position = self._tokens(e), None
+        if self.positions:
+            position = self._from_slice(e, e.grad("position"))
         operands = (e.grad("token"), position, e.dy, tokens)
         e.call("embedding_backward_weight", operands, self._sizes(e))
 
@@ -225,18 +234,21 @@ class Head(Layer):
     def output_elements(self) -> int:
         return self.context * self.vocab_size
 
+    def _rows(self, e: Emitter) -> int:
+        return e.batch * e.positions(self.context)
+
     def _shape(self, e: Emitter) -> tuple[int, int, int]:
-        return (e.batch * self.context, self.width, self.vocab_size)
+        return (self._rows(e), self.width, self.vocab_size)
 
     def _buffers(self, e: Emitter) -> tuple[Ref, Ref]:
-        rows = e.batch * self.context
+        rows = self._rows(e)
         return e.saved("norm", rows * self.width), e.saved(
             "logits", rows * self.vocab_size
         )
 
     def forward(self, e: Emitter) -> None:
         assert e.x is not None
-        rows = e.batch * self.context
+        rows = self._rows(e)
         norm, logits = self._buffers(e)
         self._norm.forward(e, norm, e.x, rows)
         e.linear(logits, norm, "weight", self._shape(e))
@@ -244,7 +256,7 @@ class Head(Layer):
         if not e.with_loss:
             return
         targets, losses = e.scratch(FLOAT * rows), e.scratch(FLOAT * rows)
-        e.gather(targets, self.context, targets=True)
+        e.gather(targets, e.positions(self.context), targets=True)
         scale = 1.0 / (self.context * e.loss_scale_denominator)
         operands = (losses, logits, logits, targets)
         e.call("cross_entropy", operands, (rows, self.vocab_size), scale)
@@ -253,7 +265,7 @@ class Head(Layer):
     def backward_input(self, e: Emitter) -> None:
         """The forward has left the gradient of the loss where the logits were."""
         assert e.x is not None and e.dx is not None
-        rows = e.batch * self.context
+        rows = self._rows(e)
         _, dlogits = self._buffers(e)
         dnorm = e.held("dnorm", rows * self.width)
         e.linear_backward_input(dnorm, dlogits, "weight", self._shape(e))
@@ -261,7 +273,7 @@ class Head(Layer):
 
     def backward_weight(self, e: Emitter) -> None:
         assert e.x is not None
-        rows = e.batch * self.context
+        rows = self._rows(e)
         norm, dlogits = self._buffers(e)
         e.linear_backward_weight(dlogits, norm, "weight", self._shape(e))
         self._norm.backward_weight(e, e.held("dnorm", rows * self.width), e.x, rows)

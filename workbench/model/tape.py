@@ -30,6 +30,10 @@ class Ref(NamedTuple):
     region: str
     offset: int
 
+    def at(self, elements: int) -> Ref:
+        """The place so many 4-byte elements further on."""
+        return Ref(self.region, self.offset + FLOAT * elements)
+
 
 class Call(NamedTuple):
     """One kernel call: operands, sizes and scalars in the order of ``kernels.h``."""
@@ -50,13 +54,21 @@ class Slot(NamedTuple):
     decay: bool
 
 
-@dataclass(frozen=True)
-class StageTapes:
-    """The tapes of one stage and the memory they refer to, all sizes in bytes."""
+class SliceTapes(NamedTuple):
+    """The tapes of F, I and W on one slice of the sequences; there is one slice, the
+    whole, unless the schedule cuts them."""
 
     forward: tuple[Call, ...]
     backward_input: tuple[Call, ...]
     backward_weight: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class StageTapes:
+    """The tapes of one stage and the memory they refer to, all sizes in bytes; input
+    and output are what one message carries, of one slice."""
+
+    slices: tuple[SliceTapes, ...]
     parameters: tuple[Slot, ...]
     constants: tuple[tuple[int, np.ndarray], ...]
     param_bytes: int
@@ -90,13 +102,22 @@ class Emitter:
 
     ``x``, ``y`` are the layer's input and output, ``dy``, ``dx`` their gradients (None
     where there is none: no input before the first layer, no gradient to it). ``saved``
-    memory lives from F to W, ``held`` from I to W, ``scratch`` within one tape.
+    memory lives from F to W, ``held`` from I to W, ``scratch`` within one tape. Where
+    sequences are cut, the calls are for ``slice`` of ``num_slices``, and memory is its
+    own unless it is asked for as ``of_sequence``.
     """
 
     def __init__(
-        self, batch: int, num_microbatches: int, threads: int, with_loss: bool
+        self,
+        batch: int,
+        num_microbatches: int,
+        threads: int,
+        with_loss: bool,
+        num_slices: int = 1,
     ) -> None:
         self.batch = batch
+        self.num_slices = num_slices
+        self.slice = 0
         self.num_microbatches = num_microbatches
         self.threads = threads
         self.with_loss = with_loss
@@ -107,7 +128,7 @@ class Emitter:
         self.dy: Ref | None = None
         self.dx: Ref | None = None
         self.logits: Ref | None = None
-        self._named: dict[tuple[str, int, str], Ref] = {}
+        self._named: dict[tuple[str, int, str, int], Ref] = {}
         self._memory = {r: _Bump() for r in ("PARAM", "CONSTANT", "SAVED", "HELD")}
         self._scratch = _Bump()
         self._scratch_peak = 0
@@ -116,8 +137,12 @@ class Emitter:
 
     # ---- memory ----------------------------------------------------------------------
 
-    def _name(self, region: str, name: str, size: int) -> Ref:
-        key = (region, self.layer, name)
+    def positions(self, context: int) -> int:
+        """Positions of each sequence that this slice has."""
+        return context // self.num_slices
+
+    def _name(self, region: str, name: str, size: int, part: int = -1) -> Ref:
+        key = (region, self.layer, name, part)
         if key not in self._named:
             self._named[key] = Ref(region, self._memory[region].take(size))
         return self._named[key]
@@ -127,21 +152,27 @@ class Emitter:
         self._slots.append(Slot(self.layer, name, shape, ref.offset, decay))
 
     def param(self, name: str) -> Ref:
-        return self._named["PARAM", self.layer, name]
+        return self._named["PARAM", self.layer, name, -1]
 
     def grad(self, name: str) -> Ref:
         return Ref("GRAD", self.param(name).offset)
 
     def saved(self, name: str, count: int) -> Ref:
         """``count`` 4-byte elements from F to W."""
-        return self._name("SAVED", name, FLOAT * count)
+        return self._name("SAVED", name, FLOAT * count, self.slice)
 
     def held(self, name: str, count: int) -> Ref:
         """``count`` 4-byte elements from I to W."""
-        return self._name("HELD", name, FLOAT * count)
+        return self._name("HELD", name, FLOAT * count, self.slice)
+
+    def of_sequence(self, region: str, name: str, count: int) -> tuple[Ref, Ref]:
+        """Memory that all slices see, ``count`` elements of each, the earliest first,
+        in "SAVED" or "HELD": where it begins, and where this slice's part does."""
+        first = self._name(region, name, FLOAT * count * self.num_slices)
+        return first, first.at(self.slice * count)
 
     def constant(self, name: str, values: np.ndarray) -> Ref:
-        known = ("CONSTANT", self.layer, name) in self._named
+        known = ("CONSTANT", self.layer, name, -1) in self._named
         ref = self._name("CONSTANT", name, values.nbytes)
         if not known:
             self._constants.append((ref.offset, values))
@@ -245,11 +276,13 @@ class Emitter:
 
     def gather(self, out: Ref, count: int, targets: bool) -> None:
         """Fetches this microbatch's samples: ``count`` elements each, 4 bytes an
-        element."""
-        self.call("gather", (out,), (self.batch, count, int(targets)))
+        element, from where the slice begins."""
+        sizes = (self.batch, count, int(targets), self.slice * count)
+        self.call("gather", (out,), sizes)
 
     def mean_loss(self, losses: Ref, rows: int) -> None:
-        self.call("mean_loss", (losses,), (rows,))
+        """The microbatch's mean loss, or this slice's share of it."""
+        self.call("mean_loss", (losses,), (rows, self.num_slices, self.slice))
 
     @property
     def loss_scale_denominator(self) -> int:
@@ -265,6 +298,7 @@ def emit_stage(
     is_first: bool = True,
     is_last: bool = True,
     with_loss: bool = True,
+    num_slices: int = 1,
 ) -> StageTapes:
     """The tapes of a stage that holds ``layers``, given with their index in the model.
 
@@ -272,7 +306,7 @@ def emit_stage(
     other layers share the stage; that is half of why weights do not depend on the
     split.
     """
-    e = Emitter(batch, num_microbatches, threads, with_loss)
+    e = Emitter(batch, num_microbatches, threads, with_loss, num_slices)
     for index, layer in layers:
         e.begin(index)
         for p in layer.parameters:
@@ -288,33 +322,37 @@ def emit_stage(
         if position > 0:
             before, previous = layers[position - 1]
             e.layer = before
-            e.x = e.saved("y", batch * previous.output_elements)
-            e.dx = e.held("dy", batch * previous.output_elements)
+            elements = batch * previous.output_elements // num_slices
+            e.x, e.dx = e.saved("y", elements), e.held("dy", elements)
             e.layer = index
-        elements = batch * layer.output_elements
+        elements = batch * layer.output_elements // num_slices
         e.y = e.dy = None
         if not last:
             e.y, e.dy = e.saved("y", elements), e.held("dy", elements)
         elif not is_last:
             e.y, e.dy = Ref("OUTPUT", 0), Ref("DOUTPUT", 0)
 
-    for position, (_, layer) in enumerate(layers):
-        connect(position)
-        layer.forward(e)
-    forward = e.take_calls()
-    for position in reversed(range(len(layers))):
-        connect(position)
-        layers[position][1].backward_input(e)
-    backward_input = e.take_calls()
-    for position in reversed(range(len(layers))):
-        connect(position)
-        layers[position][1].backward_weight(e)
-    backward_weight = e.take_calls()
+    def tapes() -> SliceTapes:
+        for position, (_, layer) in enumerate(layers):
+            connect(position)
+            layer.forward(e)
+        forward = e.take_calls()
+        for position in reversed(range(len(layers))):
+            connect(position)
+            layers[position][1].backward_input(e)
+        backward_input = e.take_calls()
+        for position in reversed(range(len(layers))):
+            connect(position)
+            layers[position][1].backward_weight(e)
+        return SliceTapes(forward, backward_input, e.take_calls())
+
+    slices = []
+    for e.slice in range(num_slices):
+        slices.append(tapes())
     first, last = layers[0][1], layers[-1][1]
+    message = FLOAT * batch
     return StageTapes(
-        forward=forward,
-        backward_input=backward_input,
-        backward_weight=backward_weight,
+        slices=tuple(slices),
         parameters=tuple(e._slots),
         constants=tuple(e._constants),
         param_bytes=e._memory["PARAM"].size,
@@ -322,7 +360,11 @@ def emit_stage(
         saved_bytes=e._memory["SAVED"].size,
         held_bytes=e._memory["HELD"].size,
         scratch_bytes=e._scratch_peak,
-        input_bytes=0 if is_first else aligned(FLOAT * batch * first.input_elements),
-        output_bytes=0 if is_last else aligned(FLOAT * batch * last.output_elements),
+        input_bytes=0
+        if is_first
+        else aligned(message * first.input_elements // num_slices),
+        output_bytes=0
+        if is_last
+        else aligned(message * last.output_elements // num_slices),
         logits=e.logits,
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .actions import COMPUTE, Action, Kind, Overlap, halves
 from .graph import DATA, Graph, graph
-from .ir import Program, Schedule, ScheduleError, whole
+from .ir import Program, Schedule, ScheduleError, in_flight_changes, whole
 from .lower import lower
 
 
@@ -217,13 +217,14 @@ def _check_memory(schedule: Schedule, limit: int) -> None:
         if peak <= limit:
             continue
         held = 0
-        for step, item in enumerate(schedule.ranks[rank]):
-            for action in halves(item):
-                held += (action.kind is Kind.F) - (action.kind in (Kind.W, Kind.B))
-                if held > limit:
-                    message = f"{held} activations in flight, but the limit is {limit}"
-                    message += f" (peak {peak})"
-                    raise _fail(schedule, "memory limit", message, rank, step, action)
+        row = schedule.ranks[rank]
+        for step, change in enumerate(in_flight_changes(row)):
+            held += change
+            if held > limit:
+                action = halves(row[step])[0]
+                message = f"{held} activations in flight, but the limit is {limit}"
+                message += f" (peak {peak})"
+                raise _fail(schedule, "memory limit", message, rank, step, action)
 
 
 def _check_local(schedule: Schedule) -> None:

@@ -55,12 +55,16 @@ class Rule:
 
     warmup: per rank, the forwards that its first stage runs before anything else is
     asked; None for as many as fit.
+
+    order: per rank, the order of everything but the weight gradients, which then are
+    all that is left to choose.
     """
 
     fill: float = 1.0
     late_first: bool = True
     alternate: bool = False
     warmup: tuple[int, ...] | None = None
+    order: Sequence[Sequence[Action]] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,8 @@ class _Lists:
     def _choose(self, rank: int) -> tuple[Action | None, float]:
         """(action, _), or (None, when to look again)."""
         now = self.clock[rank]
+        if self.rule.order is not None:
+            return self._choose_in_order(rank, self.rule.order[rank])
         soonest = inf
         ready: list[tuple[tuple[float, ...], Action]] = []
         after_backward = bool(self.rows[rank]) and self.rows[rank][-1].kind is self.full
@@ -192,12 +198,33 @@ class _Lists:
                 ready.append((key, Action(stage.stage, Kind.F, microbatch)))
         if ready:
             return min(ready)[1], now
-        weight = self._weight(rank)
+        return self._fill(rank, soonest)
+
+    def _choose_in_order(
+        self, rank: int, order: Sequence[Action]
+    ) -> tuple[Action | None, float]:
+        number = len(self.rows[rank]) - self.pending_head[rank]
+        if number == len(order):
+            return self._fill(rank, inf)
+        action = order[number]
+        stage = self.stages[action.stage]
+        arrival = self._next_backward(stage)
+        if action.kind is Kind.F:
+            arrival = inf
+            if self.held[rank] + 1 <= self.problem.limit[rank]:
+                arrival = (*stage.inputs, inf)[stage.forwards]
+        if arrival <= self.clock[rank] + 1e-12:
+            return action, arrival
+        return self._fill(rank, arrival)
+
+    def _fill(self, rank: int, until: float) -> tuple[Action | None, float]:
+        """A weight gradient for the wait until then, if there is one that fits."""
+        now, weight = self.clock[rank], self._weight(rank)
         if weight is not None:
             lasts = self.stages[weight.stage].times[Kind.W]
-            if soonest == inf or soonest - now >= self.rule.fill * lasts - 1e-12:
+            if until == inf or until - now >= self.rule.fill * lasts - 1e-12:
                 return weight, now
-        return None, soonest
+        return None, until
 
     def _warming(self, rank: int) -> bool:
         """Whether the rank is still to run forwards only. The rule gives way where
@@ -252,15 +279,14 @@ def rows(problem: Problem, rule: Rule) -> tuple[Row, ...] | None:
     return _Lists(problem, rule).run()
 
 
-def measure(schedule: Schedule, costs: Costs) -> tuple[float, float]:
-    """(span, makespan) of a schedule whose ranks run their rows in order, as soon as
-    they can, with channels without limit."""
-    ends: dict[Action, float] = {}
+def times(schedule: Schedule, costs: Costs) -> dict[Action, tuple[float, float]]:
+    """(start, end) of every action when ranks run their rows in order, as soon as they
+    can, with channels without limit. What a deadlock holds up is missing."""
+    found: dict[Action, tuple[float, float]] = {}
     price: dict[tuple[int, Kind], float] = {}
     home = schedule.stage_to_rank
     position = [0] * schedule.num_ranks
     clock = [0.0] * schedule.num_ranks
-    begun = [inf] * schedule.num_ranks
     waiting: dict[Action, list[int]] = {}
     awake = list(range(schedule.num_ranks))
     while awake:
@@ -269,16 +295,14 @@ def measure(schedule: Schedule, costs: Costs) -> tuple[float, float]:
         while position[rank] < len(row):
             actions = halves(row[position[rank]])
             start, missing = clock[rank], None
-            for action in actions:
-                for need in schedule.dependencies(action):
-                    if need in actions:
-                        continue
-                    end = ends.get(need)
-                    if end is None:
-                        missing = need
-                        break
-                    lag = 0.0 if home[need.stage] == rank else costs.hop
-                    start = max(start, end + lag)
+            for need in (n for a in actions for n in schedule.dependencies(a)):
+                if need in actions:
+                    continue
+                if need not in found:
+                    missing = need
+                    break
+                lag = 0.0 if home[need.stage] == rank else costs.hop
+                start = max(start, found[need][1] + lag)
             if missing is not None:
                 waiting.setdefault(missing, []).append(rank)
                 break
@@ -288,14 +312,24 @@ def measure(schedule: Schedule, costs: Costs) -> tuple[float, float]:
                 if key not in price:
                     price[key] = costs.seconds(action)
                 end += price[key]
-            begun[rank] = min(begun[rank], start)
             clock[rank] = end
             position[rank] += 1
             for action in actions:
-                ends[action] = end
+                found[action] = (start, end)
                 awake += waiting.pop(action, [])
-    span = max(end - start for start, end in zip(begun, clock, strict=True))
-    return span, max(clock) - min(begun)
+    return found
+
+
+def measure(schedule: Schedule, costs: Costs) -> tuple[float, float]:
+    """(span, makespan) of a schedule that keeps the rules."""
+    found = times(schedule, costs)
+    firsts, lasts = [], []
+    for row in schedule.ranks:
+        if row:
+            firsts.append(found[halves(row[0])[0]][0])
+            lasts.append(found[halves(row[-1])[-1]][1])
+    span = max(end - start for start, end in zip(firsts, lasts, strict=True))
+    return span, max(lasts) - min(firsts)
 
 
 def best(schedules: Iterable[Schedule], costs: Costs) -> Schedule:

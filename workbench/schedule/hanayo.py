@@ -19,7 +19,7 @@ def hanayo(num_ranks: int, num_microbatches: int, num_waves: int = 1) -> Schedul
     forwards of later stages, as soon as they can run. The bubble falls about as 1/w.
     """
     w = at_least(num_waves, "num_waves", 1, "a wave goes down and up once")
-    p, m, v = num_ranks, num_microbatches, 2 * num_waves
+    p, m, v = num_ranks, num_microbatches, 2 * w
     placed = waves(p, v)
     costs = Uniform()
     limit = [v * min(p, m)] * p
@@ -33,5 +33,4 @@ def hanayo(num_ranks: int, num_microbatches: int, num_waves: int = 1) -> Schedul
                 if rows is not None:
                     yield Schedule("hanayo", rows, placed)
 
-    _ = w
     return greedy.best(candidates(), costs)

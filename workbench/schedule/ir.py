@@ -12,6 +12,7 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from .actions import Action, Kind, Overlap, Row, halves, parse
@@ -275,35 +276,34 @@ class Schedule:
     def stage_before(self, stage: int) -> int:
         """The stage whose output is this one's input, or -1 for the first. Every copy
         of the parameters is a chain of its own."""
-        return stage - 1 if stage % self._chain_length else -1
+        return stage - 1 if stage % self.chain_length else -1
 
     def stage_after(self, stage: int) -> int:
         """The stage that takes this one's output, or -1 for the last."""
-        return stage + 1 if (stage + 1) % self._chain_length else -1
+        return stage + 1 if (stage + 1) % self.chain_length else -1
+
+    @property
+    def num_copies(self) -> int:
+        """Copies of the parameters: 1, or as many as ``copy_of`` says."""
+        return self.num_stages // self.chain_length
 
     def chain(self, microbatch: int) -> range:
         """The stages that a microbatch passes, in the order of its forwards."""
-        length = self._chain_length
+        length = self.chain_length
         first = self.route[microbatch] * length if self.route else 0
         return range(first, first + length)
 
     @cached_property
-    def _chain_length(self) -> int:
+    def chain_length(self) -> int:
+        """Stages of one copy of the parameters: what a model is split into."""
         stages = max(self.copy_of) + 1 if self.copy_of else self.num_stages
         return max(1, stages)
 
     def in_flight(self, rank: int) -> int:
-        """Most (stage, microbatch) pairs the rank holds at once, from F to the end of W
-        or B; with sequence slices, (stage, microbatch, slice)."""
-        held = peak = 0
-        for item in self.ranks[rank]:
-            for action in halves(item):
-                if action.kind is Kind.F:
-                    held += 1
-                    peak = max(peak, held)
-                elif action.kind in (Kind.W, Kind.B):
-                    held -= 1
-        return peak
+        """Most (stage, microbatch) pairs whose activations the rank holds at once, from
+        F, or from R where there is one, to the end of W or B; with sequence slices,
+        (stage, microbatch, slice)."""
+        return max(accumulate(in_flight_changes(self.ranks[rank])), default=0)
 
     # ---- what can be done with it ----------------------------------------------------
 
@@ -347,6 +347,21 @@ class Schedule:
 
 
 _BACKWARD = (Kind.I, Kind.B)
+
+
+def in_flight_changes(steps: Row) -> list[int]:
+    """By how much every step of one rank changes what it holds: one more activation
+    from F on, or from R if what F made is made again, one less after W or B."""
+    again = {
+        a._replace(kind=Kind.F) for s in steps for a in halves(s) if a.kind is Kind.R
+    }
+
+    def change(action: Action) -> int:
+        if action.kind is Kind.F:
+            return 0 if action in again else 1
+        return {Kind.R: 1, Kind.W: -1, Kind.B: -1}.get(action.kind, 0)
+
+    return [sum(change(action) for action in halves(step)) for step in steps]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,17 @@
 """Simulation: programs and costs to a trace, evaluated in C."""
 
+from .compiled import Compiled
 from .costs import CostModel
 from .evaluator import Evaluator
+from .memory import MemoryOverTime, deltas, memory_over_time
 from .simulate import simulate
 
-__all__ = ["CostModel", "Evaluator", "simulate"]
+__all__ = [
+    "Compiled",
+    "CostModel",
+    "Evaluator",
+    "MemoryOverTime",
+    "deltas",
+    "memory_over_time",
+    "simulate",
+]

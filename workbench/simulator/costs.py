@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,12 +22,12 @@ Cost = float | Sequence[float] | Floats
 
 #: Columns of ``CostModel.times``.
 COSTED = (Kind.F, Kind.I, Kind.W, Kind.R, Kind.REDUCE_GRAD, Kind.OPT_STEP)
-_COLUMN = {kind: i for i, kind in enumerate(COSTED)}
+COLUMN = {kind: i for i, kind in enumerate(COSTED)}
 
 #: Column of ``times`` by kind code; B, the sum of two, and what is free come behind.
 _FULL, _FREE = len(COSTED), len(COSTED) + 1
-_COLUMN_OF_CODE = np.array(
-    [_FULL if kind is Kind.B else _COLUMN.get(kind, _FREE) for kind in KINDS]
+_OF_CODE = np.array(
+    [_FULL if kind is Kind.B else COLUMN.get(kind, _FREE) for kind in KINDS]
 )
 
 
@@ -178,16 +179,22 @@ class CostModel:
             full = trace.durations(Kind.B, stage)
             if len(full):
                 half = float(np.median(full)) / 2
-                times[stage, _COLUMN[Kind.I]] = times[stage, _COLUMN[Kind.W]] = half
+                times[stage, COLUMN[Kind.I]] = times[stage, COLUMN[Kind.W]] = half
             for kind in COSTED:
                 found = trace.durations(kind, stage)
                 if len(found):
-                    times[stage, _COLUMN[kind]] = float(np.median(found))
+                    times[stage, COLUMN[kind]] = float(np.median(found))
         return cls(times, _hop(trace), None, trace.unit)
 
     def draws(self, count: int) -> tuple[CostModel, ...]:
         """The model under ``count`` different lucks, draws 0 to count - 1."""
-        return tuple(replace(self, draw=number) for number in range(count))
+        found: list[CostModel] = []
+        for number in range(count):
+            # One copy is checked, the others share its arrays.
+            model = replace(self, draw=number) if not found else copy(found[0])
+            object.__setattr__(model, "draw", number)
+            found.append(model)
+        return tuple(found)
 
     # ---- what it says ----------------------------------------------------------------
 
@@ -199,13 +206,25 @@ class CostModel:
     @property
     def has_optimizer(self) -> bool:
         """Whether the step's end costs anything."""
-        return bool(self.times[:, _COLUMN[Kind.REDUCE_GRAD] :].any())
+        return bool(self.times[:, COLUMN[Kind.REDUCE_GRAD] :].any())
 
     @property
     def by_action(self) -> bool:
         """Whether actions of one stage and kind may differ in cost."""
         noisy = self.draw is not None and bool(np.any(self.jitter))
         return noisy or self.times.ndim == 3 or self.slice_weights is not None
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether times, hop and one price for all overlaps say everything."""
+        special = (self.latency, self.bandwidth, self.speed)
+        return (
+            all(value is None for value in special)
+            and not isinstance(self.overlap, np.ndarray)
+            and not isinstance(self.message_bytes, np.ndarray)
+            and not self.blocking
+            and not self.by_action
+        )
 
     def seconds(self, action: Action) -> float:
         """The cost of an action on a rank of speed 1, in ``unit``; 0.0 for
@@ -246,7 +265,7 @@ class CostModel:
     ) -> Floats:
         """The costs of many actions on ranks of speed 1, as arrays of one length;
         ``kind`` as codes of KIND_CODE. What ``seconds`` says of one."""
-        table, column = self._table, _COLUMN_OF_CODE[kind]
+        table, column = self._table, _OF_CODE[kind]
         at = [
             0 if count == 1 else index
             for count, index in zip(
@@ -349,6 +368,16 @@ class CostModel:
         )
 
 
+def checked_times(values: Any) -> Floats:
+    """(k, rows, 6): many ``times``. Raises ValueError for what is none."""
+    times = _costs("times", values)
+    if times.ndim != 3 or times.shape[2] != len(COSTED) or not times.shape[1]:
+        raise ValueError(
+            f"times must be (k, stages or 1, {len(COSTED)}), got {times.shape}"
+        )
+    return np.ascontiguousarray(times)
+
+
 def _costs(name: str, value: Any) -> Floats:
     """A frozen array of floats. Raises ValueError unless all are durations."""
     array = np.array(value, dtype=np.float64)
@@ -362,7 +391,7 @@ def _costs(name: str, value: Any) -> Floats:
 
 def _with_full(table: Floats, add: bool) -> Floats:
     """The table with two columns more: for B, from I's and W's, and zeros."""
-    full = table[:, [_COLUMN[Kind.I]]] + table[:, [_COLUMN[Kind.W]]]
+    full = table[:, [COLUMN[Kind.I]]] + table[:, [COLUMN[Kind.W]]]
     full = full if add else full / 2
     wide = np.concatenate([table, full, np.zeros_like(full)], axis=1)
     wide.flags.writeable = False

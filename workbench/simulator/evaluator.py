@@ -41,8 +41,9 @@ class Evaluator:
         evaluator.makespan(order)
 
     costs: as for ``simulate``, whose makespan is the same to the bit. memory: what every
-    kind takes (or, negative, gives back) of its rank's memory; ``peaks`` then says after
-    each call the most that every rank held, by default activations in flight.
+    kind, or every action by number, takes (or, negative, gives back) of its rank's
+    memory, such as ``deltas(schedule_actions)``; ``peaks`` then says after each call the
+    most that every rank held, by default activations in flight.
 
     One object serves one thread at a time. Raises ValueError where costs and schedule
     do not fit, and ScheduleError for a schedule in which an action lacks what it needs.
@@ -54,7 +55,7 @@ class Evaluator:
         costs: CostModel,
         *,
         optimizer: bool | None = None,
-        memory: Mapping[Kind, float] = IN_FLIGHT,
+        memory: Mapping[Kind, float] | npt.ArrayLike = IN_FLIGHT,
     ) -> None:
         costs.fits(
             f"schedule {schedule.name!r}",
@@ -78,7 +79,10 @@ class Evaluator:
     # ---- the tables ------------------------------------------------------------------
 
     def _tables(
-        self, counts: Sequence[int], optimizer: bool, memory: Mapping[Kind, float]
+        self,
+        counts: Sequence[int],
+        optimizer: bool,
+        memory: Mapping[Kind, float] | npt.ArrayLike,
     ) -> _timeline.Orders:
         schedule, costs, n = self._schedule, self.costs, len(self.actions)
         rank = np.repeat(np.arange(len(counts)), counts)
@@ -125,7 +129,9 @@ class Evaluator:
             in_ticks(price, self._tick),
             flown if costs.blocking else 0 * flown,
             0 * flown if costs.blocking else flown,
-            [memory.get(action.kind, 0.0) for action in self.actions],
+            [memory.get(action.kind, 0.0) for action in self.actions]
+            if isinstance(memory, Mapping)
+            else memory,
             forward,
             gradient,
             self._pairs(factor[home]),

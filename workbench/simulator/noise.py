@@ -32,8 +32,9 @@ def _uniform(words: Words) -> Floats:
 def normal(seed: int, draw: int, *fields: Ints) -> Floats:
     """Standard normal numbers, one per row of the integer arrays ``fields``."""
     with np.errstate(over="ignore"):  # wrapping round is what a hash is made of
-        words = np.full(fields[0].shape, seed, np.uint64)
-        for field in (np.full(fields[0].shape, draw), *fields):
+        words = np.zeros(fields[0].shape, np.uint64)
+        for field in (seed, draw, *fields):
+            # Mixed one by one: a sum would make seed 3, draw 1 of seed 4, draw 0.
             words = _mixed(words + _STEP + np.asarray(field).astype(np.uint64))
         first, second = _mixed(words + _STEP), _mixed(words + _STEP + _STEP)
     radius = np.sqrt(-2.0 * np.log(_uniform(first)))

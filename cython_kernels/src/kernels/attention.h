@@ -15,20 +15,22 @@
 enum { BLOCK = 64 };
 
 /* attention_backward.c: floats of workspace that the backward takes */
-int64_t CK(attention_backward_floats)(int64_t context, int64_t head_dim);
+int64_t CK(attention_backward_floats)(int64_t context, int64_t past, int64_t head_dim);
 
 typedef struct attention_shape {
-    int64_t batch, context, heads, kv_heads, head_dim;
+    int64_t batch, context, past, heads, kv_heads, head_dim; /* context: of one slice */
     int64_t row;    /* floats of a row of qkv */
     int64_t pitch;  /* head_dim, rounded up to whole vectors */
     int64_t padded; /* context, rounded up to whole blocks */
     float scale;
 } attention_shape;
 
-INLINE attention_shape attention_shape_of(int64_t batch, int64_t context, int64_t heads,
-                                          int64_t kv_heads, int64_t head_dim, float scale) {
+INLINE attention_shape attention_shape_of(int64_t batch, int64_t context, int64_t past,
+                                          int64_t heads, int64_t kv_heads, int64_t head_dim,
+                                          float scale) {
     return (attention_shape){batch,
                              context,
+                             past,
                              heads,
                              kv_heads,
                              head_dim,
@@ -124,16 +126,26 @@ static void turned_product(float *c, int64_t ldc, int add, const float *a, const
     strips(c, ldc, add, a, 1, BLOCK, b, ldb, rows, columns, k);
 }
 
-/* How many of the keys from k0 on the query at position q sees, at most BLOCK. */
-INLINE int64_t visible(int64_t q, int64_t k0) { return smaller(BLOCK, q + 1 - k0); }
+/* The keys of one block: `count` from position `first` on. Those of an earlier slice lie
+ * before every query, so their position is given as BLOCK below the queries'. */
+typedef struct key_block {
+    int64_t first, count;
+} key_block;
 
-/* scores (BLOCK, BLOCK) = q kT, both turned, for `queries` rows from q0 and keys from k0; of a
+INLINE key_block key_block_of(int64_t k0, int64_t q0, int earlier, const attention_shape *s) {
+    return (key_block){earlier ? q0 - BLOCK : k0, smaller(BLOCK, s->context - k0)};
+}
+
+/* How many of a block's keys the query at position q sees. */
+INLINE int64_t visible(int64_t q, key_block k) { return smaller(k.count, q + 1 - k.first); }
+
+/* scores (BLOCK, BLOCK) = q kT, both turned, for `queries` rows from q0 and the keys k; of a
  * tile of MR rows, only the vectors up to its last visible key are written. */
 static void scores_product(float *scores, const float *qT, const float *kT, int64_t queries,
-                           int64_t q0, int64_t k0, const attention_shape *s) {
+                           int64_t q0, key_block k, const attention_shape *s) {
     for (int64_t i = 0; i < queries; i += MR) {
         int64_t rows = smaller(MR, queries - i);
-        int64_t columns = round_up(visible(q0 + i + rows - 1, k0), VLEN);
+        int64_t columns = round_up(visible(q0 + i + rows - 1, k), VLEN);
         turned_product(scores + i * BLOCK, BLOCK, 0, qT + i, kT, BLOCK, rows, columns,
                        s->head_dim);
     }

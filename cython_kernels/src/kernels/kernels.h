@@ -99,15 +99,20 @@ typedef struct ck_kernels {
      * qkv: rows of (heads + 2*kv_heads) * head_dim floats: q heads, then k heads, then v heads;
      * out: (rows, heads*head_dim); lse: (batch, heads, context) log-sum-exp of scaled scores.
      * Query head h reads key head h / (heads / kv_heads). work: attention_workspace bytes per
-     * part. */
-    int64_t (*attention_workspace)(int64_t context, int64_t head_dim);
+     * part.
+     * Of a sequence cut into slices, these are the queries of one slice of `context` positions
+     * with `past` slices before it: qkv and dqkv then have batch*context rows for each of the
+     * past + 1 slices, the earliest first, while out, dout and lse are the slice's own. dq of
+     * earlier slices is not written; with `accumulate` dk and dv are added to what is there. */
+    int64_t (*attention_workspace)(int64_t context, int64_t past, int64_t head_dim);
     void (*attention_forward)(float *out, float *lse, const float *qkv, int64_t batch,
-                              int64_t context, int64_t heads, int64_t kv_heads,
+                              int64_t context, int64_t past, int64_t heads, int64_t kv_heads,
                               int64_t head_dim, float scale, void *work, CK_TEAM);
     void (*attention_backward)(float *dqkv, const float *dout, const float *out,
                                const float *lse, const float *qkv, int64_t batch,
-                               int64_t context, int64_t heads, int64_t kv_heads,
-                               int64_t head_dim, float scale, void *work, CK_TEAM);
+                               int64_t context, int64_t past, int64_t heads, int64_t kv_heads,
+                               int64_t head_dim, float scale, int accumulate, void *work,
+                               CK_TEAM);
 
     /* ---- losses (losses.c) --------------------------------------------------------------
      * losses: (rows) fp32, one per row; dlogits = scale * (softmax(logits) - onehot(targets)),

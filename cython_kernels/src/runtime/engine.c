@@ -27,7 +27,7 @@ static int create_rank(rk_engine *engine, int index, int64_t arena_bytes) {
 
 static int create_stage(rk_engine *engine, int index, const rk_stage_spec *spec) {
     rk_stage *stage = &engine->stages[index];
-    int64_t m = engine->config.num_microbatches;
+    int64_t m = (int64_t)engine->config.num_microbatches * engine->config.num_slices;
     stage->spec = *spec;
     void ***tables[4] = {&stage->input, &stage->output, &stage->doutput, &stage->dinput};
     for (int i = 0; i < 4; i++) {
@@ -53,8 +53,8 @@ static int create_parts(rk_engine *engine, const rk_stage_spec *stages,
 
 rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                      const rk_stage_spec *stages, const rk_channel_spec *channels,
-                     const rk_param_spec *params, const rk_call *calls, int64_t num_calls,
-                     const int64_t *arena_bytes) {
+                     const rk_param_spec *params, const rk_tape *tapes, int64_t num_tapes,
+                     const rk_call *calls, int64_t num_calls, const int64_t *arena_bytes) {
     /* rk_rank holds members aligned to cache lines. */
     rk_engine *engine = calloc(1, sizeof *engine);
     if (!engine) return NULL;
@@ -66,14 +66,17 @@ rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
     engine->channels = aligned_alloc(64, channels_bytes);
     engine->stages = calloc((size_t)config->num_stages, sizeof *engine->stages);
     engine->params = copy_of(params, config->num_params, sizeof *params);
+    engine->tapes = copy_of(tapes, num_tapes, sizeof *tapes);
     engine->calls = copy_of(calls, num_calls, sizeof *calls);
     engine->num_calls = (int32_t)num_calls;
     engine->square_sums = calloc((size_t)config->num_params * 2 + 1, sizeof(double));
+    engine->gathered = calloc((size_t)config->num_stages, sizeof *engine->gathered);
     engine->rank_end = calloc((size_t)config->num_ranks, sizeof(int64_t));
     if (engine->ranks) memset(engine->ranks, 0, ranks_bytes);
     if (engine->channels) memset(engine->channels, 0, channels_bytes);
     int whole = engine->ranks && engine->channels && engine->stages && engine->params &&
-                engine->calls && engine->square_sums && engine->rank_end;
+                engine->tapes && engine->calls && engine->square_sums && engine->gathered &&
+                engine->rank_end;
     if (!whole || !create_parts(engine, stages, channels, arena_bytes)) {
         rk_destroy(engine);
         return NULL;
@@ -144,8 +147,10 @@ void rk_destroy(rk_engine *engine) {
     for (int p = 0; p < RK_NUM_PROGRAMS; p++) destroy_graph(engine, p);
     free(engine->virtual_times);
     free(engine->rank_end);
+    free(engine->gathered);
     free(engine->square_sums);
     free(engine->calls);
+    free(engine->tapes);
     free(engine->params);
     free(engine->stages);
     free(engine->channels);
@@ -168,6 +173,7 @@ int rk_start(rk_engine *engine, int program, int64_t first, int64_t last, const 
     atomic_store(&engine->arrived, 0);
     atomic_store(&engine->reduced, 0);
     atomic_store(&engine->updated, 0);
+    for (int s = 0; s < engine->config.num_stages; s++) atomic_store(&engine->gathered[s], 0);
     atomic_store(&engine->stop_requested, 0);
     atomic_store(&engine->error, RK_OK);
     for (int c = 0; c < engine->config.num_channels; c++) {

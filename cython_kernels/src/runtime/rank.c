@@ -76,6 +76,11 @@ static rk_channel *channel_of(rk_engine *engine, const rk_step *step) {
     return &engine->channels[index];
 }
 
+/* What a message carries: the number of a slice of a microbatch. */
+static int32_t unit_of(const rk_engine *engine, const rk_step *step) {
+    return step->microbatch * engine->config.num_slices + step->slice;
+}
+
 static int has_room(rk_rank *rank, const rk_step *step) {
     rk_channel *channel = channel_of(rank->engine, step);
     if (channel->spec.capacity > 0) return rk_queued(&channel->full) < channel->spec.capacity;
@@ -93,7 +98,8 @@ static int send(rk_rank *rank, const rk_step *step, int wait) {
     rk_stage *stage = &engine->stages[step->stage];
     if (wait && !wait_until(rank, has_room, step)) return 0;
     void **out = step->kind == RK_SEND_F ? stage->output : stage->dinput;
-    rk_push(&channel->full, out[step->microbatch], step->microbatch);
+    int32_t unit = unit_of(engine, step);
+    rk_push(&channel->full, out[unit], unit);
     rk_ring_bell(engine, channel->spec.consumer);
     return 1;
 }
@@ -107,16 +113,16 @@ static int receive(rk_rank *rank, const rk_step *step, int wait) {
         rk_ring_bell(engine, channel->spec.producer);
     }
     if (wait && !wait_until(rank, has_message, step)) return 0;
-    int32_t microbatch = -1;
-    void *pointer = rk_pop(&channel->full, &microbatch);
-    if (!pointer || microbatch != step->microbatch) {
+    int32_t unit = -1;
+    void *pointer = rk_pop(&channel->full, &unit);
+    if (!pointer || unit != unit_of(engine, step)) {
         rk_fail(engine, RK_MISMATCHED, rank);
         return 0;
     }
     if (step->kind == RK_RECV_F)
-        stage->input[microbatch] = pointer;
+        stage->input[unit] = pointer;
     else
-        stage->doutput[microbatch] = pointer;
+        stage->doutput[unit] = pointer;
     rk_ring_bell(engine, channel->spec.producer);
     return 1;
 }
@@ -137,7 +143,7 @@ static void set_place(rk_rank *rank, const rk_step *step, rk_place *place) {
     rk_engine *engine = rank->engine;
     rk_stage *stage = &engine->stages[step->stage];
     const rk_stage_spec *spec = &stage->spec;
-    int32_t mb = step->microbatch;
+    int32_t mb = step->microbatch, unit = unit_of(engine, step);
     int64_t at = atomic_load_explicit(&rank->at_step, memory_order_relaxed);
     place->base[RK_PARAM] = rank->arena + spec->param;
     place->base[RK_GRAD] = rank->arena + spec->grad + step->group * spec->grad_stride;
@@ -145,22 +151,26 @@ static void set_place(rk_rank *rank, const rk_step *step, rk_place *place) {
     place->base[RK_SCRATCH] = rank->arena + spec->scratch;
     place->base[RK_SAVED] = rank->arena + spec->saved + step->saved_slot * spec->saved_stride;
     place->base[RK_HELD] = rank->arena + spec->held + step->held_slot * spec->held_stride;
-    place->base[RK_INPUT] = stage->input[mb];
-    place->base[RK_OUTPUT] = stage->output[mb];
-    place->base[RK_DOUTPUT] = stage->doutput[mb];
-    place->base[RK_DINPUT] = stage->dinput[mb];
+    place->base[RK_INPUT] = stage->input[unit];
+    place->base[RK_OUTPUT] = stage->output[unit];
+    place->base[RK_DOUTPUT] = stage->doutput[unit];
+    place->base[RK_DINPUT] = stage->dinput[unit];
+    /* R makes what F did not keep; its output has been sent long ago. */
+    if (step->kind == RK_R) place->base[RK_OUTPUT] = rank->arena + spec->spare;
     place->data = engine->data;
     place->step = at;
     place->microbatch = mb;
     place->num_microbatches = engine->config.num_microbatches;
     place->loss =
         engine->losses + (at - engine->first_step) * engine->config.num_microbatches + mb;
+    if (step->kind == RK_R) place->loss = NULL; /* F has told it */
 }
 
 static void run_tape(rk_rank *rank, const rk_step *step, int tape, const rk_place *place) {
-    const rk_stage_spec *spec = &rank->engine->stages[step->stage].spec;
-    rk_run_tape(rank->team, rank->engine->calls + spec->tape_first[tape],
-                spec->tape_count[tape], place);
+    const rk_engine *engine = rank->engine;
+    int32_t first = engine->stages[step->stage].spec.tapes + step->slice * RK_NUM_TAPES;
+    const rk_tape *run = &engine->tapes[first + tape];
+    rk_run_tape(rank->team, engine->calls + run->first, run->count, place);
 }
 
 /* With both stages on one rank the pointer is simply passed on; no channel queue is involved. */
@@ -170,36 +180,37 @@ static int is_local(const rk_engine *engine, int32_t channel) {
 }
 
 /* An evaluation keeps nothing: an input goes back as soon as it was read. */
-static void after_forward(rk_engine *engine, rk_stage *stage, int32_t mb) {
-    if (is_local(engine, stage->spec.channel_out)) (stage + 1)->input[mb] = stage->output[mb];
+static void after_forward(rk_engine *engine, rk_stage *stage, int32_t unit) {
+    if (is_local(engine, stage->spec.channel_out)) (stage + 1)->input[unit] = stage->output[unit];
     if (engine->program == RK_EVALUATE)
-        give_back(engine, stage->spec.channel_in, stage->input[mb]);
+        give_back(engine, stage->spec.channel_in, stage->input[unit]);
 }
 
 static void compute(rk_rank *rank, const rk_step *step) {
     rk_engine *engine = rank->engine;
     rk_stage *stage = &engine->stages[step->stage];
-    int32_t mb = step->microbatch;
+    int32_t unit = unit_of(engine, step);
     int kind = step->kind;
     rk_place place;
-    if (kind == RK_F) stage->output[mb] = take_buffer(engine, stage->spec.channel_out);
+    if (kind == RK_F) stage->output[unit] = take_buffer(engine, stage->spec.channel_out);
     if (kind == RK_I || kind == RK_B)
-        stage->dinput[mb] = take_buffer(engine, stage->spec.channel_din);
+        stage->dinput[unit] = take_buffer(engine, stage->spec.channel_din);
     set_place(rank, step, &place);
+    if (kind == RK_R) run_tape(rank, step, RK_TAPE_F, &place);
     if (kind == RK_F) {
         run_tape(rank, step, RK_TAPE_F, &place);
-        after_forward(engine, stage, mb);
+        after_forward(engine, stage, unit);
         return;
     }
     if (kind == RK_I || kind == RK_B) {
         run_tape(rank, step, RK_TAPE_I, &place);
         if (is_local(engine, stage->spec.channel_din))
-            (stage - 1)->doutput[mb] = stage->dinput[mb];
+            (stage - 1)->doutput[unit] = stage->dinput[unit];
     }
     if (kind == RK_W || kind == RK_B) {
         run_tape(rank, step, RK_TAPE_W, &place);
-        give_back(engine, stage->spec.channel_in, stage->input[mb]);
-        give_back(engine, stage->spec.channel_dout, stage->doutput[mb]);
+        give_back(engine, stage->spec.channel_in, stage->input[unit]);
+        give_back(engine, stage->spec.channel_dout, stage->doutput[unit]);
     }
 }
 
@@ -209,25 +220,48 @@ static float *gradient(rk_rank *rank, const rk_stage_spec *spec, const rk_param_
     return (float *)(rank->arena + spec->grad + param->offset);
 }
 
-/* Adds the gradient groups in a fixed binary tree, then takes each parameter's sum of squares in
- * canonical order. Parameters are indexed in layer order, so nothing here depends on the split. */
-static void reduce(rk_rank *rank, const rk_step *step) {
-    rk_engine *engine = rank->engine;
-    const rk_stage_spec *spec = &engine->stages[step->stage].spec;
-    int groups = engine->config.gradient_groups;
-    int64_t parity = atomic_load(&rank->at_step) & 1;
+/* Where gradient group `group` of a stage's parameter lies: with the copy that made it. */
+static float *group_gradient(rk_engine *engine, int32_t stage, const rk_param_spec *param,
+                             int group) {
+    const rk_config *config = &engine->config;
+    int own = config->gradient_groups / config->copies;
+    int32_t copy = stage + group / own * (config->num_stages / config->copies);
+    const rk_stage_spec *spec = &engine->stages[copy].spec;
+    int64_t offset = spec->grad + group % own * spec->grad_stride + param->offset;
+    return (float *)(engine->ranks[spec->rank].arena + offset);
+}
+
+/* Adds the gradient groups of all copies in a fixed binary tree, gives every copy the sum, and
+ * takes each parameter's sum of squares in canonical order. Parameters are indexed in layer
+ * order, so nothing here depends on the split. `stage` is one of the first copy. */
+static void combine(rk_engine *engine, int32_t stage, int64_t parity) {
+    const rk_stage_spec *spec = &engine->stages[stage].spec;
+    int groups = engine->config.gradient_groups, own = groups / engine->config.copies;
     double *sums = engine->square_sums + parity * engine->config.num_params;
     for (int32_t i = 0; i < spec->param_count; i++) {
         const rk_param_spec *param = &engine->params[spec->param_first + i];
-        float *grad = gradient(rank, spec, param);
+        float *total = group_gradient(engine, stage, param, 0);
         for (int distance = 1; distance < groups; distance *= 2)
             for (int g = 0; g + distance < groups; g += 2 * distance) {
-                float *left = grad + g * (spec->grad_stride / (int64_t)sizeof(float));
-                float *right = left + distance * (spec->grad_stride / (int64_t)sizeof(float));
+                float *left = group_gradient(engine, stage, param, g);
+                float *right = group_gradient(engine, stage, param, g + distance);
                 engine->kernels->add(left, left, right, param->count, 0, 1);
             }
-        sums[spec->param_first + i] = engine->kernels->sum_squares(grad, param->count);
+        for (int g = own; g < groups; g += own)
+            memcpy(group_gradient(engine, stage, param, g), total,
+                   (size_t)param->count * sizeof *total);
+        sums[spec->param_first + i] = engine->kernels->sum_squares(total, param->count);
     }
+}
+
+/* The last of a stage's copies to come adds up for all of them: the others have ended their
+ * last W, and wait for every stage before they read or clear a gradient. */
+static void reduce(rk_rank *rank, const rk_step *step) {
+    rk_engine *engine = rank->engine;
+    int copies = engine->config.copies;
+    int32_t stage = step->stage % (engine->config.num_stages / copies);
+    if ((atomic_fetch_add(&engine->gathered[stage], 1) + 1) % copies == 0)
+        combine(engine, stage, atomic_load(&rank->at_step) & 1);
     /* The last stage to come decides, before anyone is let on, whether this is the run's last
      * step; so all ranks stop after the same one. */
     int64_t arrived = atomic_fetch_add(&engine->arrived, 1) + 1;
@@ -251,8 +285,9 @@ static double gradient_norm(rk_rank *rank) {
     const rk_engine *engine = rank->engine;
     int64_t parity = atomic_load(&rank->at_step) & 1;
     const double *sums = engine->square_sums + parity * engine->config.num_params;
+    int32_t count = engine->config.num_params / engine->config.copies;
     double total = 0;
-    for (int32_t i = 0; i < engine->config.num_params; i++) total += sums[i];
+    for (int32_t i = 0; i < count; i++) total += sums[i];
     return sqrt(total);
 }
 
@@ -276,8 +311,9 @@ static int agree(rk_rank *rank) {
 
 /* Every W of a step only adds to the gradients, so each step starts from zero. */
 static void clear_gradients(rk_rank *rank, const rk_stage_spec *spec) {
+    const rk_config *config = &rank->engine->config;
     memset(rank->arena + spec->grad, 0,
-           (size_t)(spec->grad_stride * rank->engine->config.gradient_groups));
+           (size_t)(spec->grad_stride * (config->gradient_groups / config->copies)));
 }
 
 static void update(rk_rank *rank, const rk_step *step) {

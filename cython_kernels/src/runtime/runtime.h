@@ -52,11 +52,16 @@ typedef struct rk_call {
 
 enum { RK_TAPE_F, RK_TAPE_I, RK_TAPE_W, RK_NUM_TAPES };
 
+typedef struct rk_tape {
+    int32_t first, count; /* calls */
+} rk_tape;
+
 typedef struct rk_stage_spec {
     int64_t param, grad, constant, scratch, saved, held; /* offsets into the rank's arena */
+    int64_t spare;                                       /* where R's output goes, unread */
     int64_t grad_stride, saved_stride, held_stride;      /* bytes per group or slot */
     int32_t rank;
-    int32_t tape_first[RK_NUM_TAPES], tape_count[RK_NUM_TAPES];
+    int32_t tapes; /* its first: RK_NUM_TAPES for each slice */
     int32_t channel_in, channel_out;   /* activations in, out; -1 at the ends */
     int32_t channel_din, channel_dout; /* gradient to the stage before, from the stage after */
     int32_t param_first, param_count;
@@ -82,7 +87,8 @@ typedef struct rk_step {
     int64_t bytes; /* what a message carries */
     int64_t live;  /* bytes of activations that the rank holds when the step ends */
     int32_t kind, stage, microbatch, slice;
-    int32_t saved_slot, held_slot, group;
+    int32_t saved_slot, held_slot;
+    int32_t group; /* of gradients, counted within the copy */
     int32_t unused;
 } rk_step;
 
@@ -98,6 +104,10 @@ typedef struct rk_config {
     int32_t spin;           /* 1: every thread has a core of its own */
     int32_t virtual_clock;  /* 1: ranks run one after another; their times are assembled */
     int32_t keep_gradients; /* 1: a step's gradients stay until the next step begins */
+    /* Of the parameters. Stage s and s + num_stages / copies share theirs; each copy has an
+     * equal share of the gradient groups, in order. */
+    int32_t copies;
+    int32_t num_slices; /* that sequences are cut into */
 } rk_config;
 
 /* Where samples come from. kind: bytes of a token (1, 2, 4), or 0 for float rows. */
@@ -209,7 +219,7 @@ typedef struct rk_rank {
 
 typedef struct rk_stage {
     rk_stage_spec spec;
-    void **input, **output, **doutput, **dinput; /* per microbatch */
+    void **input, **output, **doutput, **dinput; /* per microbatch and slice */
 } rk_stage;
 
 struct rk_engine {
@@ -219,9 +229,11 @@ struct rk_engine {
     rk_stage *stages;
     rk_channel *channels;
     rk_param_spec *params;
+    rk_tape *tapes;
     rk_call *calls;
     int32_t num_calls;
-    double *square_sums; /* per parameter, doubled by step parity */
+    double *square_sums;       /* per parameter, doubled by step parity */
+    _Atomic int64_t *gathered; /* per stage of the first copy: REDUCE_GRADs of all its copies */
     /* The virtual clock's evaluator, per program; absent under the wall clock. */
     tl_graph graph[RK_NUM_PROGRAMS];
     int32_t *node_rank[RK_NUM_PROGRAMS], *node_step[RK_NUM_PROGRAMS];
@@ -254,8 +266,8 @@ const char *rk_op_name(int64_t op);
 /* Tables are copied. NULL: out of memory. arena_bytes: per rank. */
 rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                      const rk_stage_spec *stages, const rk_channel_spec *channels,
-                     const rk_param_spec *params, const rk_call *calls, int64_t num_calls,
-                     const int64_t *arena_bytes);
+                     const rk_param_spec *params, const rk_tape *tapes, int64_t num_tapes,
+                     const rk_call *calls, int64_t num_calls, const int64_t *arena_bytes);
 int rk_set_program(rk_engine *engine, int program, int rank, const rk_step *steps, int64_t count);
 /* Gives the program's dependence graph, which the virtual clock needs. */
 int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_edges,

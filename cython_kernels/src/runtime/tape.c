@@ -62,19 +62,24 @@ OP(embedding_backward_weight) {
 }
 OP(rope) { c->k->rope(P(0), P(1), N(0), N(1), N(2), N(3), N(4), F(0), TEAM); }
 OP(attention_forward) {
-    c->k->attention_forward(P(0), P(1), P(2), N(0), N(1), N(2), N(3), N(4), F(0), P(3), TEAM);
+    c->k->attention_forward(P(0), P(1), P(2), N(0), N(1), N(2), N(3), N(4), N(5), F(0), P(3),
+                            TEAM);
 }
 OP(attention_backward) {
-    c->k->attention_backward(P(0), P(1), P(2), P(3), P(4), N(0), N(1), N(2), N(3), N(4), F(0),
-                             P(5), TEAM);
+    c->k->attention_backward(P(0), P(1), P(2), P(3), P(4), N(0), N(1), N(2), N(3), N(4), N(5),
+                             F(0), (int)N(6), P(5), TEAM);
 }
 OP(cross_entropy) { c->k->cross_entropy(P(0), P(1), P(2), P(3), N(0), N(1), F(0), TEAM); }
 OP(mse) { c->k->mse(P(0), P(1), P(2), P(3), N(0), N(1), F(0), TEAM); }
 
-/* The mean of the rows' losses, in canonical order. */
+/* The mean of the rows' losses, in canonical order; n: rows, slices, this one. Slices come in
+ * ascending order, each adds its share. */
 OP(mean_loss) {
     (void)parts;
-    if (part == 0 && c->place->loss) *c->place->loss = c->k->sum(P(0), N(0)) / (double)N(0);
+    double *loss = c->place->loss;
+    if (part != 0 || !loss) return;
+    double mean = c->k->sum(P(0), N(0)) / (double)(N(0) * N(1));
+    *loss = N(2) ? *loss + mean : mean;
 }
 
 /* Where sample `sample` of a step starts: a hash of (seed, step, sample) and of nothing else, so
@@ -106,7 +111,7 @@ static void gather_tokens(int32_t *out, const rk_data *data, int64_t start, int6
 }
 
 /* p: destination; n: batch, elements per sample, 1 for the targets (the next token, or the row
- * of targets) or 0 for the inputs. */
+ * of targets) or 0 for the inputs, tokens of the sample before the slice. */
 OP(gather) {
     (void)parts;
     if (part != 0) return;
@@ -119,7 +124,7 @@ OP(gather) {
         if (data->sequential) sample += place->step * place->num_microbatches * batch;
         int64_t start = sample_start(data, place->step, sample);
         if (data->kind) {
-            gather_tokens((int32_t *)P(0) + b * count, data, start + second, count);
+            gather_tokens((int32_t *)P(0) + b * count, data, start + second + N(3), count);
         } else {
             const float *rows = second ? data->targets : data->tokens;
             memcpy((float *)P(0) + b * count, rows + start * count, (size_t)count * sizeof *rows);
