@@ -25,6 +25,7 @@ from .schedule import (
     Schedule,
     ScheduleError,
 )
+from .search import SearchResult, search_schedules, search_splits
 from .simulator import CostModel, simulate
 from .trace import BubbleReport, Trace, compare
 
@@ -67,10 +68,13 @@ __all__ = [
     "RunError",
     "Schedule",
     "ScheduleError",
+    "SearchResult",
     "Timeline",
     "Trace",
     "WarmupCosine",
     "compare",
     "launch",
+    "search_schedules",
+    "search_splits",
     "simulate",
 ]

@@ -21,6 +21,7 @@ DIRECT: dict[str, set[str]] = {
     "memory": {"model", "partition", "schedule"},
     "trace": {"schedule", "cython_kernels"},
     "simulator": {"schedule", "trace", "cython_kernels"},
+    "search": {"simulator", "partition", "memory"},
     "checkpoint": {"model"},
     "engine": {
         "schedule",
@@ -35,7 +36,7 @@ DIRECT: dict[str, set[str]] = {
 }
 EVERYTHING = {"ui", "cli"}
 STANDARD_ONLY = {"schedule"}
-LAZY = {"ipywidgets", "anywidget", "plotly", "IPython", "mpi4py", "tqdm"}
+LAZY = {"ipywidgets", "anywidget", "plotly", "IPython", "mpi4py", "tqdm", "ortools"}
 
 
 def allowed(room: str) -> set[str]:
