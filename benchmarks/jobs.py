@@ -15,7 +15,7 @@ import workbench as wb
 from cython_kernels import tables
 from workbench.engine.build import build
 from workbench.memory import MemoryPlan
-from workbench.model import initial_weights
+from workbench.model import SliceTapes, initial_weights
 
 PRESET = "byte-gpt-3.7m"
 MICROBATCHES, MICROBATCH_SIZE = 8, 2
@@ -57,9 +57,9 @@ class EmptyTapes(wb.Job):
 
     def memory(self, with_loss: bool = True) -> MemoryPlan:
         plan = super().memory(with_loss)
-        nothing = {"forward": (), "backward_input": (), "backward_weight": ()}
         stages = tuple(
-            replace(s, tapes=replace(s.tapes, **nothing)) for s in plan.stages
+            replace(s, tapes=replace(s.tapes, slices=(SliceTapes((), (), ()),)))
+            for s in plan.stages
         )
         return replace(plan, stages=stages)
 

@@ -131,26 +131,27 @@ def shuffled(draw: st.DrawFn) -> tuple[Schedule, Schedule]:
 def models(draw: st.DrawFn, schedule: Schedule, plain: bool = False) -> CostModel:
     """Costs for a schedule: plain ones, or with any of what CostModel knows."""
     stages, ranks = schedule.num_stages, schedule.num_ranks
+    part = schedule.num_slices  # what slices share stays a whole number of eighths
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    times = rng.integers(0, 9, (stages, 6)) / 8
+    times = rng.integers(0, 9, (stages, 6)) * part / 8
     times[:, 4:] *= draw(st.sampled_from([0, 0, 1]))
     rows = times if draw(st.booleans()) else times[:1]
     hop = draw(st.integers(0, 5)) / 4
-    overlap = draw(st.sampled_from([None, 0.0, 1.5]))
+    overlap = draw(st.sampled_from([None, 0.0, 1.5 * part]))
     if plain or draw(st.booleans()):
         return CostModel(rows, hop, overlap)
     maybe = st.booleans()
     more = {
         "latency": rng.integers(0, 5, (ranks, ranks)) / 4,
         "bandwidth": rng.integers(1, 4, (ranks, ranks)) / 2,
-        "message_bytes": rng.integers(0, 3, stages).astype(float),
+        "message_bytes": rng.integers(0, 3, stages) * float(part),
         "speed": rng.integers(1, 5, ranks) / 2,
         "slice_weights": rng.integers(1, 9, (schedule.num_slices, 6)) / 4,
-        "overlap": rng.integers(0, 9, (stages, stages)) / 4,
+        "overlap": rng.integers(0, 9, (stages, stages)) * part / 4,
         "blocking": True,
         "jitter": rng.random(6),
         "draw": int(rng.integers(9)),
-        "times": rng.integers(0, 9, (stages, 6, schedule.num_microbatches)) / 8,
+        "times": rng.integers(0, 9, (stages, 6, schedule.num_microbatches)) * part / 8,
     }
     chosen = {name: value for name, value in more.items() if draw(maybe)}
     return CostModel(**({"times": rows, "hop": hop, "overlap": overlap} | chosen))

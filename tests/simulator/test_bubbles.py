@@ -20,7 +20,8 @@ def test_the_figures_are_what_counting_every_tick_gives(
     data: st.DataObject, schedule: Schedule
 ) -> None:
     whole = st.integers(0, 4)
-    f, i, w, hop = (data.draw(whole) for _ in range(4))
+    hop = data.draw(whole)
+    f, i, w = (data.draw(whole) * schedule.num_slices for _ in range(3))
     trace = simulate(schedule, CostModel.uniform(F=f, I=i, W=w, hop=hop))
     ranks, length = schedule.num_ranks, round(trace.makespan)
     busy = np.zeros((ranks, length), bool)

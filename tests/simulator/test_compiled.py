@@ -98,7 +98,7 @@ def test_no_action_starts_before_its_rank_is_free_or_ends_early(
     compiled = Compiled(schedule)
     model = data.draw(models(schedule, plain=True))
     start, ready, end, tick = compiled.times(model)
-    graph = compiled.graph
+    graph, model = compiled.graph, model.for_slices(schedule.num_slices)
     for node in range(len(graph)):
         before = graph.previous[node]
         assert start[node] == (end[before] if before >= 0 else 0)

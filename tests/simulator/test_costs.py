@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.schedule import KIND_CODE, Action, Kind, Schedule
-from workbench.simulator import Compiled, CostModel, simulate
-from workbench.trace import WAIT_LANE
+from workbench.simulator import Compiled, CostModel, Evaluator, simulate
+from workbench.trace import COMPUTE_LANE, WAIT_LANE
 
 from .cases import models, schedules
 
@@ -59,6 +59,7 @@ def test_luck_belongs_to_the_action_not_to_the_schedule(
     costs = CostModel.uniform(jitter=jitter, seed=7, draw=data.draw(st.integers(0, 5)))
     trace = simulate(schedule, costs, optimizer=False)
     assert costs.num_stages is None
+    costs = costs.for_slices(schedule.num_slices)
     for action, lane, length in zip(
         trace.actions(), trace.lane, trace.end - trace.start, strict=True
     ):
@@ -108,6 +109,37 @@ def test_times_may_be_given_by_microbatch() -> None:
     assert trace.span == pytest.approx(1 + 4 + 5 + 6 + 3 * 8.5 + 7.5)
 
 
+def test_slices_share_their_stages_time() -> None:
+    costs = CostModel.uniform(F=8, I=4, W=2, overlap=6, message_bytes=20, optimizer=3)
+    part = costs.for_slices(4)
+    wanted = {"0F0": 2, "0F0.3": 2, "0I0.1": 1, "0B0.1": 1.5, "0R0": 2, "0OPT_STEP": 3}
+    assert {t: part.seconds(Action.parse(t)) for t in wanted} == wanted
+    assert part.overlap == 1.5 and part.message_bytes == 5
+    assert costs.for_slices(1) is costs
+    deep = CostModel.uniform(F=np.full((2, 3), 8.0), optimizer=3).for_slices(2)
+    assert deep.seconds(Action.parse("1F2.1")) == 4
+    assert deep.seconds(Action.parse("1OPT_STEP")) == 3
+
+
+@pytest.mark.parametrize("weights", [None, [0.1, 0.2, 0.7]])
+def test_a_sliced_step_does_the_same_work(weights: list[float] | None) -> None:
+    costs = CostModel.uniform(F=1, I=2, W=3, slice_weights=weights)
+    schedule = Schedule.make("seq_1f1b", num_ranks=2, num_microbatches=2, num_slices=3)
+    whole = Schedule.make("1f1b", num_ranks=2, num_microbatches=2)
+    for one in (schedule, whole):
+        trace = simulate(one, costs)
+        busy = (trace.end - trace.start)[trace.lane == COMPUTE_LANE].sum() * trace.tick
+        assert busy == pytest.approx(2 * 2 * 6)
+    batched = Compiled(schedule).batch(costs, times=np.stack([costs.times] * 2))
+    assert batched.tolist() == [simulate(schedule, costs).makespan] * 2
+    assert Evaluator(schedule, costs).makespan(
+        Evaluator(schedule, costs).rows
+    ) == pytest.approx(batched[0])
+    wrong = CostModel.uniform(slice_weights=[0.5, 0.5])
+    with pytest.raises(ValueError, match="for 2 slices, but the schedule has 3"):
+        simulate(schedule, wrong)
+
+
 def test_slices_weigh_what_they_are_said_to() -> None:
     costs = CostModel.uniform(F=2, I=4, slice_weights=[0.25, 0.75])
     wanted = {"0F0": 0.5, "0F0.1": 1.5, "0I0.1": 3, "0B0.1": 3.75}
@@ -136,12 +168,14 @@ def test_a_link_matrix_of_one_number_is_a_hop(
 ) -> None:
     plain = data.draw(models(schedule, plain=True))
     ranks = schedule.num_ranks
+    weights = np.ones((schedule.num_slices, 6))
+    weights[:, :4] /= schedule.num_slices  # all but the end of the step
     same = replace(
         plain,
         hop=99.0,
         latency=np.full((ranks, ranks), plain.hop),
         speed=np.ones(ranks),
-        slice_weights=np.ones(schedule.num_slices),
+        slice_weights=weights,
         overlap=None
         if plain.overlap is None
         else np.full((schedule.num_stages,) * 2, plain.overlap),

@@ -310,7 +310,7 @@ def times(schedule: Schedule, costs: Costs) -> dict[Action, tuple[float, float]]
             for action in actions:
                 key = (action.stage, action.kind)
                 if key not in price:
-                    price[key] = costs.seconds(action)
+                    price[key] = costs.seconds(action) / schedule.num_slices
                 end += price[key]
             clock[rank] = end
             position[rank] += 1

@@ -161,7 +161,7 @@ class Wish:
         length = max(schedule.copy_of) + 1 if schedule.copy_of else schedule.num_stages
         copies = schedule.num_stages // length
         if schedule.num_slices > 1:
-            return "cuts sequences into slices, which costs per microbatch do not price"
+            return "cuts sequences into slices, whose costs are not searched"
         if length != self.parts * self.num_ranks:
             return f"has {length} stages, but the costs are for {len(self.activations)}"
         if copies > self.parameter_copies:

@@ -17,7 +17,7 @@ from cython_kernels import _timeline
 
 from ..schedule import Graph, Kind, Program, Schedule, ScheduleError, graph, halves
 from ..trace import Trace
-from .costs import COSTED, CostModel, checked_times
+from .costs import COSTED, CostModel, checked_times, cut
 from .events import Events
 from .keys import Asked, Floats, Ints, Keys
 
@@ -128,31 +128,38 @@ class Compiled:
     @cached_property
     def _size(self) -> dict[str, int]:
         fields = np.array(self._asked.actions, np.int64).reshape(-1, 5)
-        stages, microbatches, slices = (
-            fields[:, [1, 3, 4]].max(axis=0, initial=-1) + 1
-        ).tolist()
+        stages, microbatches = (fields[:, [1, 3]].max(axis=0, initial=-1) + 1).tolist()
         if self._schedule is not None:
             stages = self._schedule.num_stages
         return {
             "num_stages": stages,
             "num_ranks": self.num_ranks,
             "num_microbatches": microbatches,
-            "num_slices": slices,
         }
 
-    def _fit(self, costs: CostModel) -> None:
+    @cached_property
+    def _num_slices(self) -> int:
+        if self._schedule is not None:
+            return self._schedule.num_slices
+        return 1 + max((action[-1] for action in self._asked.actions), default=0)
+
+    def _fitted(self, costs: CostModel) -> CostModel:
+        """The costs of the actions there are."""
         size = self._size
+        if self._num_slices > 1 or costs.slice_weights is not None:
+            costs = costs.for_slices(self._num_slices)
         if costs.plain and len(costs.times) in (1, size["num_stages"]):
-            return  # the common case, quickly
+            return costs  # the common case, quickly
         if self._schedule is not None:
             costs.fits(f"schedule {self._schedule.name!r}", **size)
-            return
+            return costs
         # Programs may be of some stages only: more costs than stages are no mistake.
         most = max(size["num_stages"], costs.num_stages or 0)
         costs.fits("the last program", **(size | {"num_stages": most}))
+        return costs
 
     def _ticks(self, costs: CostModel) -> tuple[Floats, float, Keys]:
-        self._fit(costs)
+        costs = self._fitted(costs)
         keys = self._keys(costs)
         ticks = np.empty(len(keys))
         return ticks, keys.fill(costs, self.num_ranks, ticks), keys
@@ -238,7 +245,10 @@ class Compiled:
         times: Floats,
         of: Callable[[Floats, Floats, Keys], Floats],
     ) -> Floats:
-        self._fit(replace(costs, times=times[0]))
+        self._fitted(replace(costs, times=times[0]))
+        if self._num_slices > 1:
+            times = times / cut(self._num_slices, times.ndim - 1)
+            costs = costs.for_slices(self._num_slices)
         keys = self._keys(costs)
         program = self._laid_out(keys)
         found = np.empty(len(times))
@@ -256,8 +266,8 @@ class Compiled:
         """(which models, their costs in ticks, ticks, keys, program), a few models of
         one kind at a time."""
         kinds: dict[tuple[bool, bool], list[int]] = {}
+        costs = [self._fitted(model) for model in costs]
         for i, model in enumerate(costs):
-            self._fit(model)
             kinds.setdefault((model.by_action, model.blocking), []).append(i)
         for members in kinds.values():
             keys = self._keys(costs[members[0]])
@@ -277,7 +287,8 @@ class Compiled:
     def trace(self, costs: CostModel) -> Trace:
         """The trace of one step under these costs (see ``simulate``)."""
         start, ready, end, tick = self.times(costs)
-        return self._events.trace(start, ready, end, tick, costs, self.metadata)
+        fitted = self._fitted(costs)
+        return self._events.trace(start, ready, end, tick, fitted, self.metadata)
 
     @cached_property
     def _events(self) -> Events:

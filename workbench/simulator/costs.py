@@ -38,8 +38,13 @@ class CostModel:
     times: (stages, 6) for F, I, W, R, REDUCE_GRAD, OPT_STEP, or (stages, 6,
     microbatches) where microbatches differ (REDUCE_GRAD and OPT_STEP, which have none,
     then cost what the last column says); a model with one row holds for every stage. A
-    full backward B costs I + W. Every action costs this much, a sequence slice's too,
-    times its row of ``slice_weights``, (slices,) or (slices, 6), where given.
+    full backward B costs I + W.
+
+    Where a schedule cuts sequences into slices, these share their stage's time, and a
+    message its bytes: each of k slices takes 1/k of it, or its row of
+    ``slice_weights``, (slices,) or (slices, 6), which hold for schedules with just so
+    many slices and are no matter to those without. With causal attention later slices
+    weigh more.
 
     overlap: what an F and a backward run together cost (None: their sum); a number, or
     (stages, stages) by the stage of the F and the stage of the backward.
@@ -229,9 +234,31 @@ class CostModel:
             and not self.by_action
         )
 
+    def for_slices(self, num_slices: int) -> CostModel:
+        """What a schedule with so many sequence slices costs, action by action: times,
+        overlaps and messages of slices in place of those of microbatches.
+
+        Raises ValueError where ``slice_weights`` are for another number of slices.
+        """
+        if num_slices == 1:
+            if self.slice_weights is None:
+                return self
+            return replace(self, slice_weights=None)
+        overlap = None if self.overlap is None else self.overlap / num_slices
+        sizes = self.message_bytes / num_slices
+        if self.slice_weights is not None:
+            if len(self.slice_weights) != num_slices:
+                raise ValueError(
+                    f"slice_weights are for {len(self.slice_weights)} slices, but the "
+                    f"schedule has {num_slices}"
+                )
+            return replace(self, overlap=overlap, message_bytes=sizes)
+        times = self.times / cut(num_slices, self.times.ndim)
+        return replace(self, times=times, overlap=overlap, message_bytes=sizes)
+
     def seconds(self, action: Action) -> float:
         """The cost of an action on a rank of speed 1, in ``unit``; 0.0 for
-        communication.
+        communication. Of an action of a slice, ask the model that ``for_slices`` gives.
 
         Raises ValueError for a stage, microbatch or slice the model has no number for.
         """
@@ -320,7 +347,6 @@ class CostModel:
         num_stages: int,
         num_ranks: int,
         num_microbatches: int,
-        num_slices: int = 1,
     ) -> None:
         """Raises ValueError where the model has too few or too many numbers for
         ``what``, a schedule or programs of this size."""
@@ -346,11 +372,6 @@ class CostModel:
                 f"the costs are for {self.times.shape[2]} microbatches but {what} has "
                 f"{num_microbatches}"
             )
-        if self.slice_weights is not None and len(self.slice_weights) < num_slices:
-            raise ValueError(
-                f"slice_weights are for {len(self.slice_weights)} slices but {what} has "
-                f"{num_slices}"
-            )
 
     def __repr__(self) -> str:
         stages = self.num_stages or "any number of"
@@ -369,6 +390,13 @@ class CostModel:
             f"<table><thead><tr><th>stage</th>{head}</tr></thead><tbody>{body}</tbody>"
             f"<caption>costs in {self.unit}, hop {self.hop:.6g}</caption></table>"
         )
+
+
+def cut(num_slices: int, ndim: int) -> Floats:
+    """What ``times`` of ``ndim`` axes are divided by: a step's end is not cut."""
+    whole = (Kind.REDUCE_GRAD, Kind.OPT_STEP)
+    cut = np.array([1.0 if kind in whole else num_slices for kind in COSTED])
+    return cut[:, None] if ndim == 3 else cut
 
 
 def checked_times(values: Any) -> Floats:

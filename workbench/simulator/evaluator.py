@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from cython_kernels import _timeline
 
-from ..schedule import KIND_CODE, Action, Kind, Overlap, Schedule, halves
+from ..schedule import (
+    KIND_CODE,
+    Action,
+    Kind,
+    Overlap,
+    Schedule,
+    halves,
+    in_flight_changes,
+)
 from .costs import CostModel
 from .ticks import in_ticks, tick_for
 
@@ -22,8 +30,6 @@ Ids = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
 
 _GRADIENTS = (Kind.W, Kind.B)
-#: What an action takes of its rank's memory: activations in flight, as Schedule.in_flight.
-IN_FLIGHT: Mapping[Kind, float] = {Kind.F: 1.0, Kind.W: -1.0, Kind.B: -1.0}
 
 
 class Evaluator:
@@ -56,14 +62,14 @@ class Evaluator:
         costs: CostModel,
         *,
         optimizer: bool | None = None,
-        memory: Mapping[Kind, float] | npt.ArrayLike = IN_FLIGHT,
+        memory: Mapping[Kind, float] | npt.ArrayLike | None = None,
     ) -> None:
+        costs = costs.for_slices(schedule.num_slices)
         costs.fits(
             f"schedule {schedule.name!r}",
             num_stages=schedule.num_stages,
             num_ranks=schedule.num_ranks,
             num_microbatches=schedule.num_microbatches,
-            num_slices=schedule.num_slices,
         )
         self._schedule = schedule
         self.costs = costs
@@ -83,7 +89,7 @@ class Evaluator:
         self,
         counts: Sequence[int],
         optimizer: bool,
-        memory: Mapping[Kind, float] | npt.ArrayLike,
+        memory: Mapping[Kind, float] | npt.ArrayLike | None,
     ) -> _timeline.Orders:
         schedule, costs, n = self._schedule, self.costs, len(self.actions)
         rank = np.repeat(np.arange(len(counts)), counts)
@@ -131,15 +137,24 @@ class Evaluator:
             in_ticks(price, self._tick),
             flown if costs.blocking else 0 * flown,
             0 * flown if costs.blocking else flown,
-            [memory.get(action.kind, 0.0) for action in self.actions]
-            if isinstance(memory, Mapping)
-            else memory,
+            self._memory(memory),
             forward,
             gradient,
             self._pairs(factor[home]),
             reduced if optimizer else None,
             updates if optimizer else None,
         )
+
+    def _memory(
+        self, memory: Mapping[Kind, float] | npt.ArrayLike | None
+    ) -> npt.ArrayLike:
+        """By action, what it takes or gives back."""
+        if memory is None:
+            rows = self._schedule.ranks
+            return [float(c) for row in rows for _, c in in_flight_changes(row)]
+        if isinstance(memory, Mapping):
+            return [memory.get(action.kind, 0.0) for action in self.actions]
+        return memory
 
     def _needs(self) -> tuple[list[int], list[int], Ints, Ints]:
         """Needs on the own rank in CSR form; by action the one of another rank that it

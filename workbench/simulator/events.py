@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..schedule import KIND_CODE, Action, Graph, Kind, Overlap, halves
+from ..schedule import (
+    KIND_CODE,
+    Action,
+    Graph,
+    Kind,
+    Overlap,
+    halves,
+    in_flight_changes,
+)
 from ..trace import COMPUTE_LANE, OPTIMIZER_LANE, WAIT_LANE, Trace
 from .costs import CostModel
 
@@ -26,14 +35,12 @@ def _lane(kind: Kind) -> int:
     return WAIT_LANE if kind in _MESSAGES else COMPUTE_LANE
 
 
-def _live(steps: Sequence[Action | Overlap]) -> list[int]:
-    """Microbatches in flight on a rank after every step: up at F, down at W or B."""
-    held, counts = 0, []
-    for step in steps:
-        for action in halves(step):
-            held += (action.kind is Kind.F) - (action.kind in (Kind.W, Kind.B))
-        counts.append(held)
-    return counts
+def _live(steps: tuple[Action | Overlap, ...]) -> list[int]:
+    """Microbatches in flight on a rank after every step."""
+    changes = [0] * len(steps)
+    for step, change in in_flight_changes(steps):
+        changes[step] += change
+    return list(accumulate(changes))
 
 
 @dataclass(frozen=True, eq=False)
