@@ -22,7 +22,7 @@ def test_conda_users_get_the_same_packages() -> None:
     entries = yaml.safe_load(text)["dependencies"]
     pip = next(e["pip"] for e in entries if isinstance(e, dict))
     extras = project()["optional-dependencies"]
-    wanted = {*project()["dependencies"], *extras["lab"], "-e ."}
+    wanted = {*project()["dependencies"], *extras["lab"], *extras["search"], "-e ."}
     assert set(pip) == wanted
 
 

@@ -91,6 +91,28 @@ def _residual(bounds: Bounds, offsets: Mapping[int, int]) -> int:
     return max([0, *early])
 
 
+def _least_squares(
+    pairs: Sequence[tuple[int, int]], doubled: Sequence[int], count: int
+) -> list[int]:
+    """Whole numbers x, x[0] = 0, with 2(x[i] - x[j]) near ``doubled`` over all pairs."""
+    found = [0] * count
+    if not pairs:
+        return found
+    matrix = np.zeros((len(pairs), count))
+    for row, (one, other) in enumerate(pairs):
+        matrix[row, one], matrix[row, other] = 1, -1
+    # Clocks count from 1970: in doubles their differences have no nanoseconds. What is
+    # left after a first solution has.
+    for _ in range(2):
+        left = [
+            (d - 2 * (found[i] - found[j])) / 2
+            for d, (i, j) in zip(doubled, pairs, strict=True)
+        ]
+        more = np.linalg.lstsq(matrix[:, 1:], np.array(left), rcond=None)[0]
+        found[1:] = [x + round(by) for x, by in zip(found[1:], more, strict=True)]
+    return found
+
+
 def _solve(bounds: Bounds, ranks: Sequence[int], group: Mapping[int, str]) -> Clocks:
     """One offset per group of ranks that share a clock; the first one's is 0."""
     names = list(dict.fromkeys(group[rank] for rank in ranks))
@@ -99,22 +121,17 @@ def _solve(bounds: Bounds, ranks: Sequence[int], group: Mapping[int, str]) -> Cl
         pair = names.index(group[source]), names.index(group[target])
         if pair[0] != pair[1]:
             merged[pair] = min(merged.get(pair, bound), bound)
-    rows, values, widths = [], [], []
+    pairs, doubled, widths = [], [], []
     for (one, other), bound in merged.items():
         back = merged.get((other, one))
         if back is not None and one > other:
             continue
-        # offset[one] - offset[other] lies in [-back, bound].
-        row = np.zeros(len(names))
-        row[one], row[other] = 1, -1
-        rows.append(row)
-        values.append(min(bound, 0) if back is None else (bound - back) / 2)
+        # offset[one] - offset[other] lies in [-back, bound]; the middle, times two.
+        pairs.append((one, other))
+        doubled.append(2 * min(bound, 0) if back is None else bound - back)
         widths.append(None if back is None else max(0, bound + back) / 2)
-    found = np.zeros(len(names))
-    if rows:
-        matrix = np.array(rows)[:, 1:]
-        found[1:] = np.linalg.lstsq(matrix, np.array(values, float), rcond=None)[0]
-    offsets = {r: round(found[names.index(group[r])]) for r in ranks}
+    found = _least_squares(pairs, doubled, len(names))
+    offsets = {r: found[names.index(group[r])] for r in ranks}
     bound_all = all(w is not None for w in widths) and len(widths) >= len(names) - 1
     widest = max((w for w in widths if w is not None), default=0)
     return Clocks(
