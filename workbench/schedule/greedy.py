@@ -58,6 +58,9 @@ class Rule:
 
     order: per rank, the order of everything but the weight gradients, which then are
     all that is left to choose.
+
+    due: per rank and microbatch, how late the backward of the rank's only stage may
+    begin. A weight gradient may then also make it wait, but not beyond that.
     """
 
     fill: float = 1.0
@@ -65,13 +68,14 @@ class Rule:
     alternate: bool = False
     warmup: tuple[int, ...] | None = None
     order: Sequence[Sequence[Action]] | None = None
+    due: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
 class Problem:
     """What is to be ordered. ``chains`` are the ways through the stages, one per copy
     of the parameters, each with its microbatches; ``limit`` is the most activations of
-    a stage that a rank may hold."""
+    a stage that a rank may hold, and ``kept`` the share of one that I leaves to W."""
 
     stage_to_rank: tuple[int, ...]
     num_ranks: int
@@ -79,6 +83,7 @@ class Problem:
     limit: Sequence[float]
     costs: Costs
     split: bool = True
+    kept: float = 1.0
 
 
 class _Stage:
@@ -110,7 +115,7 @@ class _Lists:
         count = problem.num_ranks
         self.home = problem.stage_to_rank
         self.clock = [0.0] * count
-        self.held = [0] * count
+        self.held = [0.0] * count
         self.rows: list[list[Action]] = [[] for _ in range(count)]
         self.pending: list[list[Action]] = [[] for _ in range(count)]
         self.pending_head = [0] * count
@@ -211,7 +216,7 @@ class _Lists:
         arrival = self._next_backward(stage)
         if action.kind is Kind.F:
             arrival = inf
-            if self.held[rank] + 1 <= self.problem.limit[rank]:
+            if self.held[rank] + 1 <= self.problem.limit[rank] + 1e-9:
                 arrival = (*stage.inputs, inf)[stage.forwards]
         if arrival <= self.clock[rank] + 1e-12:
             return action, arrival
@@ -222,9 +227,20 @@ class _Lists:
         now, weight = self.clock[rank], self._weight(rank)
         if weight is not None:
             lasts = self.stages[weight.stage].times[Kind.W]
-            if until == inf or until - now >= self.rule.fill * lasts - 1e-12:
+            gap = until - now
+            if until == inf or gap >= self.rule.fill * lasts - 1e-12:
+                return weight, now
+            if self.rule.due is not None and now + lasts <= self._due(rank):
                 return weight, now
         return None, until
+
+    def _due(self, rank: int) -> float:
+        """How long the rank may leave its next backward alone; no time while there are
+        forwards to come."""
+        stage = self.local[rank][0]
+        if self.rule.due is None or stage.forwards < len(stage.microbatches):
+            return -inf
+        return self.rule.due[rank][stage.microbatches[stage.backwards]]
 
     def _warming(self, rank: int) -> bool:
         """Whether the rank is still to run forwards only. The rule gives way where
@@ -249,7 +265,7 @@ class _Lists:
         self.clock[rank] += stage.times[action.kind]
         if action.kind is Kind.W:
             self.pending_head[rank] += 1
-            self.held[rank] -= 1
+            self.held[rank] -= self.problem.kept
             return -1
         if action.kind is Kind.F:
             self.held[rank] += 1
@@ -261,6 +277,7 @@ class _Lists:
         stage.backwards += 1
         if action.kind is Kind.I:
             self.pending[rank].append(action._replace(kind=Kind.W))
+            self.held[rank] -= 1 - self.problem.kept
         else:
             self.held[rank] -= 1
         if stage.before < 0:
