@@ -298,42 +298,62 @@ def rows(problem: Problem, rule: Rule) -> tuple[Row, ...] | None:
 
 def times(schedule: Schedule, costs: Costs) -> dict[Action, tuple[float, float]]:
     """(start, end) of every action when ranks run their rows in order, as soon as they
-    can, with channels without limit. What a deadlock holds up is missing."""
+    can, with channels without limit, for rows that keep what is asked within a rank.
+    What a deadlock holds up is missing."""
     found: dict[Action, tuple[float, float]] = {}
     price: dict[tuple[int, Kind], float] = {}
-    home = schedule.stage_to_rank
-    position = [0] * schedule.num_ranks
-    clock = [0.0] * schedule.num_ranks
-    waiting: dict[Action, list[int]] = {}
+    #: Of what has run, by what needs it: when it ended, and on which rank.
+    made: dict[tuple[int, bool, int, int], tuple[float, int]] = {}
+    waiting: dict[tuple[int, bool, int, int], int] = {}
+    position, clock = [0] * schedule.num_ranks, [0.0] * schedule.num_ranks
+    length, hop, forward = schedule.chain_length, costs.hop, Kind.F
     awake = list(range(schedule.num_ranks))
     while awake:
         rank = awake.pop()
-        row = schedule.ranks[rank]
+        row, now = schedule.ranks[rank], clock[rank]
         while position[rank] < len(row):
             actions = halves(row[position[rank]])
-            start, missing = clock[rank], None
-            for need in (n for a in actions for n in schedule.dependencies(a)):
-                if need in actions:
+            start, missing = now, None
+            for stage, kind, microbatch, part in actions:
+                # One message each way is all that comes from other ranks.
+                if kind is forward:
+                    key = stage, True, microbatch, part
+                    if not stage % length:
+                        continue
+                elif kind is Kind.I or kind is Kind.B:
+                    key = stage, False, microbatch, part
+                    if not (stage + 1) % length:
+                        continue
+                else:
                     continue
-                if need not in found:
-                    missing = need
+                if key not in made:
+                    missing = key
                     break
-                lag = 0.0 if home[need.stage] == rank else costs.hop
-                start = max(start, found[need][1] + lag)
+                end, source = made[key]
+                start = max(start, end if source == rank else end + hop)
             if missing is not None:
-                waiting.setdefault(missing, []).append(rank)
+                waiting[missing] = rank
                 break
-            end = start
+            now = start
             for action in actions:
-                key = (action.stage, action.kind)
-                if key not in price:
-                    price[key] = costs.seconds(action) / schedule.num_slices
-                end += price[key]
-            clock[rank] = end
+                about = action.stage, action.kind
+                if about not in price:
+                    price[about] = costs.seconds(action) / schedule.num_slices
+                now += price[about]
             position[rank] += 1
             for action in actions:
-                found[action] = (start, end)
-                awake += waiting.pop(action, [])
+                found[action] = start, now
+                stage, kind, microbatch, part = action
+                if kind is forward:
+                    key = stage + 1, True, microbatch, part
+                elif kind is Kind.I or kind is Kind.B:
+                    key = stage - 1, False, microbatch, part
+                else:
+                    continue
+                made[key] = now, rank
+                if key in waiting:
+                    awake.append(waiting.pop(key))
+        clock[rank] = now
     return found
 
 
