@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from math import isfinite
 
 from . import greedy
-from .actions import Action, Kind, Row, halves
+from .actions import Action, Kind, Row
 from .greedy import Costs, Problem, Rule, Uniform
 from .ir import Schedule
 from .placement import waves
@@ -129,10 +129,7 @@ def zb_auto(
     made.sort(key=lambda one: greedy.measure(one, costs))
     rules = [Rule(fill=fill, alternate=x) for fill in FILLS for x in (False, True)]
     for one in made[:BEST]:
-        order = [
-            [a for item in row for a in halves(item) if a.kind is not Kind.W]
-            for row in one.ranks
-        ]
+        order = greedy.without_weights(one.ranks)
         rules += [Rule(order=order, due=_due(p, m, costs, late)) for late in LATE]
     found = (greedy.rows(problem, rule) for rule in rules)
     made[1:] = [schedule(rows) for rows in found if rows is not None]

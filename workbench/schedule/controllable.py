@@ -183,7 +183,7 @@ def _with_late_weights(rows: Sequence[Sequence[Action]], limit: int) -> Schedule
         [limit] * p,
         Uniform(),
     )
-    order = [[a for a in row if a.kind is not Kind.W] for row in rows]
+    order = greedy.without_weights(rows)
     found = greedy.rows(problem, greedy.Rule(order=order))
     return None if found is None else Schedule("", found, placed)
 

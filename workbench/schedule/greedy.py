@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from .actions import Action, Kind, Row, halves
+from .actions import Action, Kind, Overlap, Row, halves
 from .ir import Schedule
 
 
@@ -294,6 +294,14 @@ class _Lists:
 def rows(problem: Problem, rule: Rule) -> tuple[Row, ...] | None:
     """The rows that a rule gives, or None where it cannot go on within the limit."""
     return _Lists(problem, rule).run()
+
+
+def without_weights(rows: Iterable[Iterable[Action | Overlap]]) -> list[list[Action]]:
+    """What ``Rule.order`` takes: rows, less their weight gradients."""
+    return [
+        [a for item in row for a in halves(item) if a.kind is not Kind.W]
+        for row in rows
+    ]
 
 
 def times(schedule: Schedule, costs: Costs) -> dict[Action, tuple[float, float]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import greedy
-from .actions import Kind, Row, halves
+from .actions import Row
 from .automatic import FILLS, memory_slots
 from .greedy import Costs, Problem, Rule, Uniform
 from .ir import Schedule
@@ -87,10 +87,7 @@ def zb_v_greedy(
         by_hand = zb_v(p, m)
         if max(by_hand.in_flight(rank) for rank in range(p)) <= slots:
             yield Schedule("zb_v_greedy", by_hand.ranks, placed)
-        order = [
-            [a for item in row for a in halves(item) if a.kind is not Kind.W]
-            for row in by_hand.ranks
-        ]
+        order = greedy.without_weights(by_hand.ranks)
         refilled = greedy.rows(problem, Rule(order=order))
         if refilled is not None:
             yield Schedule("zb_v_greedy", refilled, placed)
