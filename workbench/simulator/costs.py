@@ -171,28 +171,57 @@ class CostModel:
     def from_trace(cls, trace: Trace) -> CostModel:
         """Medians of the durations in a trace, per stage and kind, in the trace's unit.
 
-        B is shared out evenly between I and W, since a trace of full backwards does not
-        tell them apart. The hop is the median time from a send's end to its receive's
-        end where the receiver was waiting, 0 for threads that hand pointers over.
-        Raises ValueError for a trace in which a stage has no forward.
+        A trace of full backwards says nothing of I against W, so each gets half of B;
+        where a stage has I and W beside B, a B is priced as their sum. Without an R it
+        costs what F does. The slices of a microbatch are added up, and their shares, per
+        kind and over all stages, become ``slice_weights``. A run's first step, which
+        meets cold caches, is left out where there are others.
+
+        The hop is the median time from a send's end to its receive's end where the
+        receiver was waiting, 0 for threads that hand pointers over. A trace of two
+        copies of the parameters has a row for every stage of either copy; see
+        ``of_stages``. Raises ValueError for a trace in which a stage has no forward.
         """
         if not len(trace):
             raise ValueError("the trace is empty: there is nothing to take costs from")
+        if len(trace.steps) > 1:
+            trace = trace.select(trace.step > 0)
         num_stages = int(trace.metadata.get("num_stages", trace.stage.max() + 1))
-        times = np.zeros((num_stages, len(COSTED)))
-        for stage in range(num_stages):
-            forward = trace.durations(Kind.F, stage)
-            if not len(forward):
-                raise ValueError(f"the trace has no forward of stage {stage}")
-            full = trace.durations(Kind.B, stage)
-            if len(full):
-                half = float(np.median(full)) / 2
-                times[stage, COLUMN[Kind.I]] = times[stage, COLUMN[Kind.W]] = half
-            for kind in COSTED:
-                found = trace.durations(kind, stage)
-                if len(found):
-                    times[stage, COLUMN[kind]] = float(np.median(found))
-        return cls(times, _hop(trace), None, trace.unit)
+        slices = int(trace.slice.max(initial=0)) + 1
+        parts = np.stack([_medians(trace, s, slices) for s in range(num_stages)])
+        times, weights = parts.sum(axis=2), None
+        if slices > 1:
+            shares = parts.sum(axis=0)
+            whole = shares.sum(axis=1, keepdims=True)
+            even = np.full_like(shares, 1 / slices)
+            weights = np.divide(shares, whole, out=even, where=whole > 0).T
+            # What ends a step is not cut.
+            weights[:, COLUMN[Kind.REDUCE_GRAD] :] = 1.0
+        return cls(times, _hop(trace), None, trace.unit, slice_weights=weights)
+
+    def of_stages(self, stages: Sequence[int]) -> CostModel:
+        """The model whose stage s costs what stage ``stages[s]`` does here:
+        ``costs.of_stages(schedule.copy_of)`` prices both copies of the parameters from
+        one, ``costs.of_stages(range(n))`` keeps the first of them.
+
+        Raises ValueError for a stage that there is not.
+        """
+        count = len(self.times)
+        if count == 1:
+            return self
+        wanted = [operator.index(stage) for stage in stages]
+        beyond = [stage for stage in wanted if not 0 <= stage < count]
+        if beyond or not wanted:
+            told = f"got {beyond[0]}" if beyond else "got none"
+            raise ValueError(f"stages must be from 0 to {count - 1}, {told}")
+        more: dict[str, Any] = {}
+        if isinstance(self.overlap, np.ndarray):
+            more["overlap"] = self.overlap[np.ix_(wanted, wanted)]
+        if isinstance(self.message_bytes, np.ndarray):
+            more["message_bytes"] = self.message_bytes[wanted]
+        if isinstance(self.jitter, np.ndarray) and self.jitter.ndim == 2:
+            more["jitter"] = self.jitter[wanted]
+        return replace(self, times=self.times[wanted], **more)
 
     def draws(self, count: int) -> tuple[CostModel, ...]:
         """The model under ``count`` different lucks, draws 0 to count - 1."""
@@ -427,6 +456,24 @@ def _with_full(table: Floats, add: bool) -> Floats:
     wide = np.concatenate([table, full, np.zeros_like(full)], axis=1)
     wide.flags.writeable = False
     return np.asarray(wide)
+
+
+def _medians(trace: Trace, stage: int, slices: int) -> Floats:
+    """(6, slices): medians of one stage's durations, by kind and slice."""
+    trace = trace.select(trace.stage == stage)
+    found = np.zeros((len(COSTED), slices))
+    for part in range(slices):
+        events = trace.select(trace.slice == part)
+        told = {k: events.durations(k, stage) for k in (*COSTED, Kind.B)}
+        price = {k: float(np.median(v)) for k, v in told.items() if len(v)}
+        if Kind.F not in price:
+            cut = f", slice {part}" if slices > 1 else ""
+            raise ValueError(f"the trace has no forward of stage {stage}{cut}")
+        half = price.get(Kind.B, 0.0) / 2
+        usual = {Kind.I: half, Kind.W: half, Kind.R: price[Kind.F]}
+        for kind in COSTED:
+            found[COLUMN[kind], part] = price.get(kind, usual.get(kind, 0.0))
+    return found
 
 
 def _hop(trace: Trace) -> float:
