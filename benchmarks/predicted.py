@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 
 import jobs
 import numpy as np
-from measure import Row, Spread, machine
+from measure import Row, Spread, machine, ratios
 
 import workbench as wb
 from workbench.engine import cores
 from workbench.engine.events import EventLog
-from workbench.schedule import Action, Kind, Program, halves
+from workbench.schedule import Kind, Program, halves
 from workbench.simulator import Compiled
-from workbench.simulator.costs import COLUMN
 
 #: Which schedule's run the costs are taken from -> what is predicted: the schedules
 #: whose copies have as many stages as there are ranks, and those that have twice as
@@ -112,56 +111,51 @@ def priced(costs: wb.CostModel, schedule: wb.Schedule) -> wb.CostModel:
     return costs
 
 
-def predicted(costs: wb.CostModel, job: wb.Job) -> float:
-    """Seconds of a step of the job."""
-    costs = priced(costs, job.schedule)
-    return wb.simulate(
-        job.schedule, costs, channel_capacity=job.capacity, optimizer=True
-    ).makespan
-
-
-def _whole(action: Action, slices: int) -> Action:
-    """The action with its slice told by the number of its microbatch."""
-    if action.microbatch < 0:
-        return action
-    return action._replace(
-        microbatch=action.microbatch * slices + action.slice, slice=0
-    )
-
-
 def programs_of(schedule: wb.Schedule) -> tuple[Program, ...]:
     """What the engine runs: the halves of an overlap one after the other. Slices are
-    given as microbatches, which is all the same to programs."""
+    told as microbatches, which is all the same to programs."""
+    count = schedule.num_slices
     return tuple(
         Program(
             program.rank,
             tuple(
-                _whole(action, schedule.num_slices)
+                a._replace(microbatch=a.microbatch * count + a.slice, slice=0)
+                if a.microbatch >= 0
+                else a
                 for step in program.steps
-                for action in halves(step)
+                for a in halves(step)
             ),
         )
         for program in schedule.programs()
     )
 
 
-def exact_costs(trace: wb.Trace, schedule: wb.Schedule) -> wb.CostModel:
-    """Every action of a step at its own measured duration, for ``programs_of``. What a
-    send or a receive itself takes, tens of nanoseconds here, is left out."""
-    slices = schedule.num_slices
-    times = np.zeros(
-        (schedule.num_stages, len(COLUMN), schedule.num_microbatches * slices)
-    )
-    busy = trace.select(trace.lane != 1)
-    lengths = (busy.end - busy.start) * busy.tick
-    for action, seconds in zip(busy.actions(), lengths.tolist(), strict=True):
-        stage, kind, microbatch, _ = _whole(action, slices)
-        if kind is Kind.B:
-            for half in (Kind.I, Kind.W):
-                times[stage, COLUMN[half], microbatch] = seconds / 2
-        else:
-            times[stage, COLUMN[kind], microbatch] = seconds
-    return wb.CostModel(times, unit=trace.unit)
+def exact_costs(trace: wb.Trace, num_slices: int) -> wb.CostModel:
+    """Every action of a step at its own measured duration, for ``programs_of``."""
+    microbatch = trace.microbatch * num_slices + trace.slice
+    told = replace(trace, microbatch=microbatch, slice=np.zeros_like(trace.slice))
+    return wb.CostModel.from_trace(told, by_microbatch=True)
+
+
+class Pricer:
+    """Seconds of a step of a job, simulated; the schedule is laid out once."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._schedule, capacity = runner.schedule, runner.job.capacity
+        self._usual = Compiled(
+            self._schedule, channel_capacity=capacity, optimizer=True
+        )
+        programs = programs_of(self._schedule)
+        self._exact = Compiled(programs, channel_capacity=capacity)
+
+    def at_prices_of(self, trace: wb.Trace) -> float:
+        """With what a step of any schedule of the same stages cost."""
+        costs = wb.CostModel.from_trace(trace)
+        return self._usual.makespan(priced(costs, self._schedule))
+
+    def at_durations_of(self, trace: wb.Trace) -> float:
+        """With every action's duration in a step of this schedule."""
+        return self._exact.makespan(exact_costs(trace, self._schedule.num_slices))
 
 
 # ---- measuring -----------------------------------------------------------------------
@@ -169,66 +163,64 @@ def exact_costs(trace: wb.Trace, schedule: wb.Schedule) -> wb.CostModel:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of a step of ``target``: predicted with ``source``'s prices, with the
-    medians of its own run, with every action's own duration, and executed."""
+    """Seconds of a step of ``target``, and what was predicted of it over what it took,
+    pair by pair of steps: with the prices of ``source``'s step, with those of its own,
+    and with every action's own duration. ``full``: what a B took over the source's I
+    and W; None where the target splits backwards."""
 
     source: str
     target: str
-    predicted: float
-    own: float
-    exact: Spread
     executed: Spread
+    predicted: Spread
+    own: Spread
+    exact: Spread
+    full: float | None
 
     @property
     def error(self) -> float:
-        return self.predicted / self.executed.median - 1
+        return self.predicted.median - 1
 
     @property
-    def of_prices(self) -> float:
-        """The part of the error that comes of the target's actions costing other than
-        the source's."""
-        return (self.predicted - self.own) / self.executed.median
-
-    @property
-    def of_spread(self) -> float:
-        """The part that comes of actions of one stage and kind differing."""
-        return self.error - self.of_prices - self.of_schedule
-
-    @property
-    def of_schedule(self) -> float:
-        """The part that is left when every action costs what it did."""
-        return self.exact.median - 1
+    def parts(self) -> tuple[float, float, float]:
+        """What adds up to the error: the target's actions cost other than the source's;
+        actions of one stage and kind differ; what is left when every action costs what
+        it did."""
+        own, exact = self.own.median, self.exact.median
+        return self.predicted.median - own, own - exact, exact - 1
 
 
-def together(traces: Sequence[wb.Trace]) -> wb.Trace:
-    """Steps numbered one after another; none is a first one, which warms up."""
-    steps = [replace(t, step=t.step * 0 + 1 + k) for k, t in enumerate(traces)]
-    return wb.Trace.concat(steps)
+def _backward(trace: wb.Trace, *kinds: Kind) -> float:
+    """Seconds of all stages' backwards of these kinds."""
+    mask = trace.of_kind(*kinds)
+    return float((trace.end - trace.start)[mask].sum()) * trace.tick
 
 
 def measured(source: Runner, target: Runner, rounds: int) -> Prediction:
-    """The two step in turn, every other pair turned round."""
-    found: dict[Runner, list[wb.Trace]] = {source: [], target: []}
+    """The two step in turn, every other pair turned round; a pair warms up."""
+    pairs: list[tuple[wb.Trace, wb.Trace]] = []
     for number in range(rounds + 1):
-        for runner in (source, target) if number % 2 else (target, source):
-            trace = runner.trace()
-            if number:
-                found[runner].append(trace)
-    traces = found[target]
-    compiled = Compiled(
-        programs_of(target.schedule), channel_capacity=target.job.capacity
-    )
-    exact = [
-        compiled.makespan(exact_costs(trace, target.schedule)) / trace.makespan
-        for trace in traces
-    ]
+        if number % 2:
+            first = source.trace()
+            pairs.append((first, target.trace()))
+        else:
+            second = target.trace()
+            pairs.append((source.trace(), second))
+    del pairs[0]
+    pricer = Pricer(target)
+    steps = [trace.makespan for _, trace in pairs]
+    full = None
+    if not pairs[0][1].of_kind(Kind.I).any():
+        full = statistics.median(
+            _backward(b, Kind.B) / _backward(a, Kind.I, Kind.W) for a, b in pairs
+        )
     return Prediction(
         source.schedule.name,
         target.schedule.name,
-        predicted(wb.CostModel.from_trace(together(found[source])), target.job),
-        predicted(wb.CostModel.from_trace(together(traces)), target.job),
-        Spread.of(exact),
-        Spread.of([trace.makespan for trace in traces]),
+        Spread.of(steps),
+        ratios([pricer.at_prices_of(trace) for trace, _ in pairs], steps),
+        ratios([pricer.at_prices_of(trace) for _, trace in pairs], steps),
+        ratios([pricer.at_durations_of(trace) for _, trace in pairs], steps),
+        full,
     )
 
 
@@ -253,25 +245,24 @@ def errors(found: Sequence[Prediction]) -> list[float]:
 
 def table(found: Sequence[Prediction]) -> str:
     head = (
-        f"{'costs from':15}{'predicted':17}{'ms':>8}  {'executed ms [quartiles]':26}"
+        f"{'costs from':15}{'predicted':17}{'executed ms [quartiles]':27}"
         f"{'error':>8}{'prices':>9}{'spread':>9}{'schedule':>10}"
     )
     lines = [head, "-" * len(head)]
     for one in found:
         told = Spread(*(1e3 * value for value in one.executed)).text(".2f")
-        parts = (one.error, one.of_prices, one.of_spread)
+        prices, spread, schedule = (100 * part for part in one.parts)
         lines.append(
-            f"{one.source:15}{one.target:17}{1e3 * one.predicted:8.2f}  {told:26}"
-            + f"{100 * parts[0]:+7.1f}%"
-            + "".join(f"{100 * part:+8.1f}%" for part in parts[1:])
-            + f"{100 * one.of_schedule:+9.2f}%"
+            f"{one.source:15}{one.target:17}{told:27}{100 * one.error:+7.1f}%"
+            f"{prices:+8.1f}%{spread:+8.1f}%{schedule:+9.2f}%"
         )
     median = statistics.median(errors(found))
+    full = statistics.median(one.full for one in found if one.full is not None)
     lines.append(
         f"median absolute error over {len(found)} schedules: {100 * median:.1f} %\n"
         "error = prices (the target's actions cost other than the source's) + spread\n"
         "(actions of one stage and kind differ) + schedule (left when every action costs\n"
-        "what it did)"
+        f"what it did); a full backward took {100 * full:.1f} % of the source's I and W"
     )
     return "\n".join(lines)
 

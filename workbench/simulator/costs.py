@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -168,14 +169,19 @@ class CostModel:
         return cls(np.stack(rows, axis=1), hop, overlap, **more)
 
     @classmethod
-    def from_trace(cls, trace: Trace) -> CostModel:
-        """Medians of the durations in a trace, per stage and kind, in the trace's unit.
+    def from_trace(cls, trace: Trace, *, by_microbatch: bool = False) -> CostModel:
+        """The durations in a trace, per stage and kind, in the trace's unit: means over
+        a step's microbatches, and of these the median over steps. ``by_microbatch``
+        keeps the microbatches apart.
+
+        A mean, since a makespan adds durations up: the median of durations, which are
+        skewed, predicts too little. A median, since what disturbs one step is no cost.
+        A run's first step, which meets cold caches, is left out where there are others.
 
         A trace of full backwards says nothing of I against W, so each gets half of B;
         where a stage has I and W beside B, a B is priced as their sum. Without an R it
         costs what F does. The slices of a microbatch are added up, and their shares, per
-        kind and over all stages, become ``slice_weights``. A run's first step, which
-        meets cold caches, is left out where there are others.
+        kind and over all stages, become ``slice_weights``.
 
         The hop is the median time from a send's end to its receive's end where the
         receiver was waiting, 0 for threads that hand pointers over. A trace of two
@@ -186,17 +192,26 @@ class CostModel:
             raise ValueError("the trace is empty: there is nothing to take costs from")
         if len(trace.steps) > 1:
             trace = trace.select(trace.step > 0)
-        num_stages = int(trace.metadata.get("num_stages", trace.stage.max() + 1))
+        stages = int(trace.metadata.get("num_stages", trace.stage.max() + 1))
         slices = int(trace.slice.max(initial=0)) + 1
-        parts = np.stack([_medians(trace, s, slices) for s in range(num_stages)])
-        times, weights = parts.sum(axis=2), None
-        if slices > 1:
-            shares = parts.sum(axis=0)
-            whole = shares.sum(axis=1, keepdims=True)
-            even = np.full_like(shares, 1 / slices)
-            weights = np.divide(shares, whole, out=even, where=whole > 0).T
-            # What ends a step is not cut.
-            weights[:, COLUMN[Kind.REDUCE_GRAD] :] = 1.0
+        usual = _usual(trace, stages, trace.slice, slices)
+        missing = np.argwhere(np.isnan(usual[:, COLUMN[Kind.F]]))
+        if len(missing):
+            stage, part = missing[0].tolist()
+            of_slice = f", slice {part}" if slices > 1 else ""
+            raise ValueError(f"the trace has no forward of stage {stage}{of_slice}")
+        usual = np.nan_to_num(usual)
+        weights = _shares(usual) if slices > 1 else None
+        times = usual.sum(axis=2)
+        if by_microbatch:
+            count = int(trace.microbatch.max()) + 1
+            cell = np.maximum(trace.microbatch, 0) * slices + trace.slice
+            found = _usual(trace, stages, cell, count * slices)
+            found = found.reshape(*times.shape, count, slices)
+            ends = found[:, COLUMN[Kind.REDUCE_GRAD] :]
+            ends[:] = ends[:, :, :1]
+            found = np.where(np.isnan(found), usual[:, :, None], found)
+            times = found.sum(axis=3)
         return cls(times, _hop(trace), None, trace.unit, slice_weights=weights)
 
     def of_stages(self, stages: Sequence[int]) -> CostModel:
@@ -458,22 +473,38 @@ def _with_full(table: Floats, add: bool) -> Floats:
     return np.asarray(wide)
 
 
-def _medians(trace: Trace, stage: int, slices: int) -> Floats:
-    """(6, slices): medians of one stage's durations, by kind and slice."""
-    trace = trace.select(trace.stage == stage)
-    found = np.zeros((len(COSTED), slices))
-    for part in range(slices):
-        events = trace.select(trace.slice == part)
-        told = {k: events.durations(k, stage) for k in (*COSTED, Kind.B)}
-        price = {k: float(np.median(v)) for k, v in told.items() if len(v)}
-        if Kind.F not in price:
-            cut = f", slice {part}" if slices > 1 else ""
-            raise ValueError(f"the trace has no forward of stage {stage}{cut}")
-        half = price.get(Kind.B, 0.0) / 2
-        usual = {Kind.I: half, Kind.W: half, Kind.R: price[Kind.F]}
-        for kind in COSTED:
-            found[COLUMN[kind], part] = price.get(kind, usual.get(kind, 0.0))
-    return found
+def _usual(trace: Trace, stages: int, cell: Ints, cells: int) -> Floats:
+    """(stages, 6, cells): the median over steps of the mean duration within a step, nan
+    for what there is not; ``cell`` says to which cell each event belongs."""
+    busy = trace.lane != WAIT_LANE
+    _, step = np.unique(trace.step[busy], return_inverse=True)
+    shape = (stages, len(KINDS), cells, int(step.max(initial=0)) + 1)
+    where = (trace.stage[busy], trace.kind[busy], cell[busy], step)
+    at = np.ravel_multi_index(where, shape)
+    length = (trace.end - trace.start)[busy].astype(np.float64)
+    counts = np.bincount(at, minlength=np.prod(shape))
+    sums = np.bincount(at, weights=length, minlength=np.prod(shape))
+    means = np.full(len(sums), np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    with warnings.catch_warnings():  # of what there is not there is no median
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = np.nanmedian(means.reshape(shape), axis=3) * trace.tick
+    half, forward = found[:, KIND_CODE[Kind.B]] / 2, found[:, KIND_CODE[Kind.F]]
+    for kind, other in ((Kind.I, half), (Kind.W, half), (Kind.R, forward)):
+        column = found[:, KIND_CODE[kind]]
+        column[:] = np.where(np.isnan(column), other, column)
+    return np.asarray(found[:, [KIND_CODE[kind] for kind in COSTED]])
+
+
+def _shares(parts: Floats) -> Floats:
+    """(slices, 6): what every slice of (stages, 6, slices) takes of its microbatch, over
+    all stages. What ends a step is not cut."""
+    sums = parts.sum(axis=0)
+    whole = sums.sum(axis=1, keepdims=True)
+    even = np.full_like(sums, 1 / sums.shape[1])
+    shares = np.divide(sums, whole, out=even, where=whole > 0).T
+    shares[:, COLUMN[Kind.REDUCE_GRAD] :] = 1.0
+    return shares
 
 
 def _hop(trace: Trace) -> float:
