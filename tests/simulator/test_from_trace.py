@@ -3,6 +3,8 @@ where it does."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,3 +102,12 @@ def test_one_copys_costs_are_the_others() -> None:
     for wrong in ([0, 2], [-1], []):
         with pytest.raises(ValueError, match="stages must be from 0 to 1, got"):
             costs.of_stages(wrong)
+
+
+def test_a_receive_noted_before_its_send_is_a_hop_of_nothing() -> None:
+    schedule = Schedule.make("1f1b", num_ranks=2, num_microbatches=3)
+    trace = simulate(schedule, CostModel.uniform(hop=0.25))
+    assert CostModel.from_trace(trace).hop == pytest.approx(0.25)
+    sends = trace.of_kind(Kind.SEND_F, Kind.SEND_B)
+    late = replace(trace, end=trace.end + np.where(sends, int(0.5 / trace.tick), 0))
+    assert CostModel.from_trace(late).hop == 0

@@ -514,5 +514,6 @@ def _hop(trace: Trace) -> float:
     receives = trace.of_kind(Kind.RECV_F, Kind.RECV_B) & (trace.lane == WAIT_LANE)
     sent = send_ends(trace)[receives]
     waited = trace.start[receives] < sent
-    flight = (trace.end[receives] - sent)[waited]
+    # A receiver may be woken before its sender has noted that it is done.
+    flight = np.maximum(trace.end[receives] - sent, 0)[waited]
     return float(np.median(flight)) * trace.tick if len(flight) else 0.0
