@@ -25,8 +25,14 @@ from .schedule import (
     Schedule,
     ScheduleError,
 )
-from .search import SearchResult, search_schedules, search_splits
-from .simulator import CostModel, simulate
+from .search import (
+    ScheduleTable,
+    SearchResult,
+    compare_schedules,
+    search_schedules,
+    search_splits,
+)
+from .simulator import CostModel, schedule_figure, simulate
 from .trace import BubbleReport, Trace, compare
 
 if TYPE_CHECKING:
@@ -68,12 +74,15 @@ __all__ = [
     "RunError",
     "Schedule",
     "ScheduleError",
+    "ScheduleTable",
     "SearchResult",
     "Timeline",
     "Trace",
     "WarmupCosine",
     "compare",
+    "compare_schedules",
     "launch",
+    "schedule_figure",
     "search_schedules",
     "search_splits",
     "simulate",

@@ -3,5 +3,12 @@
 from .result import SearchResult
 from .schedules import search_schedules
 from .splits import search_splits
+from .table import ScheduleTable, compare_schedules
 
-__all__ = ["SearchResult", "search_schedules", "search_splits"]
+__all__ = [
+    "ScheduleTable",
+    "SearchResult",
+    "compare_schedules",
+    "search_schedules",
+    "search_splits",
+]

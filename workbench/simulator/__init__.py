@@ -3,8 +3,10 @@
 from .compiled import Compiled
 from .costs import CostModel
 from .evaluator import Evaluator
+from .figures import schedule_figure
 from .memory import MemoryOverTime, deltas, memory_over_time
 from .simulate import simulate
+from .stages import for_stages, priced_for
 
 __all__ = [
     "Compiled",
@@ -12,6 +14,9 @@ __all__ = [
     "Evaluator",
     "MemoryOverTime",
     "deltas",
+    "for_stages",
     "memory_over_time",
+    "priced_for",
+    "schedule_figure",
     "simulate",
 ]

@@ -7,6 +7,7 @@ times were simulated, measured or assembled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,8 @@ def _bars(trace: Trace, rows: np.ndarray) -> list[Any]:
     starts = (trace.start - origin) * trace.tick
     lengths = (trace.end - trace.start) * trace.tick
     names = np.array([str(a) for a in trace.actions()], dtype=object)
+    shift, height = _halves(trace)
+    hatch = _hatch(trace)
     bars = []
     kinds = [
         (kind, trace.of_kind(kind) & (trace.lane != WAIT_LANE)) for kind in KIND_CODE
@@ -51,7 +54,8 @@ def _bars(trace: Trace, rows: np.ndarray) -> list[Any]:
                 orientation="h",
                 base=starts[mask],
                 x=lengths[mask],
-                y=rows[mask],
+                y=(rows + shift)[mask],
+                width=height[mask],
                 customdata=np.stack([names[mask], trace.step[mask]], axis=1),
                 hovertemplate=(
                     "%{customdata[0]}, step %{customdata[1]}<br>"
@@ -60,6 +64,9 @@ def _bars(trace: Trace, rows: np.ndarray) -> list[Any]:
                 marker=dict(
                     color=KIND_COLOURS.get(kind, WAIT_COLOUR),
                     line=dict(width=0.5, color="#222"),
+                    pattern=dict(
+                        shape=hatch[mask], solidity=0.12, size=6, fgcolor="#222"
+                    ),
                 ),
                 text=[
                     n if kind in (Kind.F, Kind.B, Kind.I, Kind.W) else ""
@@ -70,6 +77,32 @@ def _bars(trace: Trace, rows: np.ndarray) -> list[Any]:
             )
         )
     return bars
+
+
+def _halves(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """(shift, height) of every event's bar: actions that run together share a row."""
+    shift, height = np.zeros(len(trace)), np.full(len(trace), 0.85)
+    work = np.flatnonzero(trace.lane == COMPUTE_LANE)
+    about = np.stack([trace.rank[work], trace.start[work], trace.end[work]])
+    _, first, where = np.unique(about, axis=1, return_index=True, return_inverse=True)
+    where = where.reshape(-1)
+    second = np.setdiff1d(np.arange(len(work)), first)
+    second = second[trace.end[work[second]] > trace.start[work[second]]]
+    for part, by in ((first[where[second]], -0.21), (second, 0.21)):
+        shift[work[part]], height[work[part]] = by, 0.42
+    return shift, height
+
+
+def _hatch(trace: Trace) -> np.ndarray:
+    """Patterns that tell a rank's stages apart, in ascending order; none for the
+    first."""
+    found = np.full(len(trace), "", dtype=object)
+    for rank in range(trace.num_ranks):
+        mine = trace.rank == rank
+        stages = np.unique(trace.stage[mine])
+        for stage, pattern in zip(stages[1:], cycle("/.x"), strict=False):
+            found[mine & (trace.stage == stage)] = pattern
+    return found
 
 
 def timeline(trace: Trace) -> Any:
@@ -180,3 +213,43 @@ def comparison(first: Trace, second: Trace) -> Any:
         template="plotly_white",
     )
     return figure
+
+
+def timelines(traces: Sequence[Trace]) -> Any:
+    """Traces one below the other on one time axis, each under its name and bubble."""
+    from plotly.subplots import make_subplots
+
+    heights = [70 + 34 * trace.num_ranks for trace in traces]
+    figure = make_subplots(
+        rows=len(traces),
+        shared_xaxes=True,
+        row_heights=heights,
+        vertical_spacing=50 / (sum(heights) + 120),
+        subplot_titles=[_caption(trace) for trace in traces],
+    )
+    shown: set[str] = set()
+    for row, trace in enumerate(traces, 1):
+        for bar in _bars(trace, trace.rank.astype(float)):
+            bar.update(legendgroup=bar.name, showlegend=bar.name not in shown)
+            shown.add(bar.name)
+            figure.add_trace(bar, row=row, col=1)
+        axis = dict(title="rank", autorange="reversed", dtick=1)
+        figure.update_yaxes(axis, row=row, col=1)
+    units = ", ".join(dict.fromkeys(trace.unit for trace in traces))
+    figure.update_xaxes(title=f"time ({units})", row=len(traces), col=1)
+    figure.update_layout(
+        barmode="overlay",
+        bargap=0.12,
+        height=120 + sum(heights),
+        template="plotly_white",
+    )
+    return figure
+
+
+def _caption(trace: Trace) -> str:
+    name = trace.metadata.get("schedule", trace.source)
+    bubble = 100 * trace.bubbles().bubble_fraction
+    return (
+        f"{name} ({trace.source}): bubble {bubble:.1f} %, makespan "
+        f"{trace.makespan:.6g} {trace.unit}"
+    )

@@ -1,0 +1,303 @@
+"""All schedules of the catalogue beside one another, at one size and one set of costs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from typing import Any
+
+from ..schedule import SCHEDULES, Kind, Schedule
+from ..schedule.ir import whole
+from ..simulator import CostModel, for_stages, priced_for, simulate
+from ..trace import Trace
+
+_COLUMNS = (
+    "name",
+    "options",
+    "stages",
+    "bubble_fraction",
+    "makespan",
+    "span",
+    "peak_memory",
+    "parameter_copies",
+    "volume",
+    "channel_capacity",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One schedule of the table; of one that cannot be made, ``problem`` says why and
+    the numbers are None.
+
+    stages: of one copy of the model. bubble_fraction: idle / (ranks x makespan).
+    makespan, span: in the costs' unit. memory: by rank, the most that it holds at once,
+    in one microbatch's activations of one rank (a p-th of the model's); peak_memory:
+    their maximum. parameter_copies: of every stage. messages: between ranks, in a step;
+    volume: the same in a microbatch's whole messages, bytes: in the costs'
+    ``message_bytes``. channel_capacity: the fewest messages that channels must hold.
+    fits: whether the memory limit is kept.
+    """
+
+    name: str
+    options: dict[str, Any]
+    stages: int | None = None
+    bubble_fraction: float | None = None
+    makespan: float | None = None
+    span: float | None = None
+    memory: tuple[float, ...] | None = None
+    parameter_copies: int | None = None
+    messages: int | None = None
+    volume: float | None = None
+    bytes: int | None = None
+    channel_capacity: int | None = None
+    fits: bool = False
+    problem: str = ""
+    schedule: Schedule | None = field(default=None, repr=False)
+    trace: Trace | None = field(default=None, repr=False)
+
+    @property
+    def peak_memory(self) -> float | None:
+        return None if self.memory is None else max(self.memory)
+
+    def row(self) -> dict[str, Any]:
+        """The numbers, by name."""
+        found = {name: getattr(self, name) for name in _COLUMNS}
+        found["options"] = ", ".join(f"{k}={v}" for k, v in self.options.items())
+        found |= {
+            name: getattr(self, name)
+            for name in ("memory", "messages", "bytes", "fits", "problem")
+        }
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class ScheduleTable(Sequence[Entry]):
+    """Schedules compared: a sequence of entries, the shortest makespan first, and
+    ``table["zb_v"]`` the first of that name. ``rows()`` is what a data frame takes."""
+
+    entries: tuple[Entry, ...]
+    title: str
+    unit: str
+    memory_limit: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __getitem__(self, which: Any) -> Any:
+        if not isinstance(which, str):
+            return self.entries[which]
+        for entry in self.entries:
+            if entry.name == which:
+                return entry
+        raise KeyError(f"no {which!r} in the table; there are {', '.join(self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.name for entry in self.entries))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per entry; ``pandas.DataFrame(table.rows())`` is the data frame."""
+        return [entry.row() for entry in self.entries]
+
+    def sorted(self, by: str) -> ScheduleTable:
+        """The table in ascending order of a column, what has no number last. Raises
+        ValueError for a column that there is not."""
+        if by not in _COLUMNS:
+            raise ValueError(f"no column {by!r}; there are {', '.join(_COLUMNS)}")
+
+        def key(entry: Entry) -> tuple[bool, Any]:
+            value = entry.row()[by]
+            return value is None, 0 if value is None else value
+
+        return replace(self, entries=tuple(sorted(self.entries, key=key)))
+
+    def figure(self) -> Any:
+        """Bubble against peak memory, a Plotly figure: what is down and to the left is
+        better."""
+        import plotly.graph_objects as go
+
+        made = [entry for entry in self.entries if entry.schedule is not None]
+        figure = go.Figure()
+        for copies in sorted({e.parameter_copies or 1 for e in made}):
+            some = [e for e in made if e.parameter_copies == copies]
+            figure.add_scatter(
+                x=[e.peak_memory for e in some],
+                y=[100 * (e.bubble_fraction or 0.0) for e in some],
+                text=[e.name for e in some],
+                name=f"{copies} cop{'y' if copies == 1 else 'ies'} of the parameters",
+                mode="markers+text",
+                textposition="top center",
+                marker=dict(size=10, symbol="circle" if copies == 1 else "diamond"),
+                customdata=[[e.row()["options"], e.makespan, e.volume] for e in some],
+                hovertemplate=(
+                    "%{text} %{customdata[0]}<br>bubble %{y:.1f} %, memory %{x:.3g}<br>"
+                    f"makespan %{{customdata[1]:.6g}} {self.unit}, volume "
+                    "%{customdata[2]:.6g}<extra></extra>"
+                ),
+            )
+        if self.memory_limit is not None:
+            figure.add_vline(
+                x=self.memory_limit, line_dash="dash", annotation_text="memory limit"
+            )
+        figure.update_layout(
+            title=self.title,
+            xaxis_title="peak memory (a microbatch's activations of one rank)",
+            yaxis_title="bubble (% of ranks x makespan)",
+            template="plotly_white",
+        )
+        figure.update_xaxes(rangemode="tozero")
+        figure.update_yaxes(rangemode="tozero")
+        return figure
+
+    def _cells(self) -> list[list[str]]:
+        head = [name.replace("_", " ") for name in _COLUMNS] + [""]
+        lines = [head]
+        for entry in self.entries:
+            row = entry.row()
+            cells = [_shown(name, row[name]) for name in _COLUMNS]
+            lines.append([*cells, _reason(entry)])
+        return lines
+
+    def __str__(self) -> str:
+        rows = self._cells()
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [self.title]
+        for row in rows:
+            cells = (c.ljust(w) for c, w in zip(row, widths, strict=True))
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._cells()
+        top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in rows
+        )
+        return (
+            f"<table><caption>{escape(self.title)}</caption><thead><tr>{top}</tr></thead>"
+            f"<tbody>{body}</tbody></table>"
+        )
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name == "bubble_fraction":
+        return f"{100 * value:.1f} %"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _reason(entry: Entry) -> str:
+    if entry.problem:
+        return f"not made: {entry.problem}"
+    return "" if entry.fits else "more than the memory limit"
+
+
+# ---- making one ----------------------------------------------------------------------
+
+
+def compare_schedules(
+    num_ranks: int,
+    num_microbatches: int,
+    costs: CostModel | None = None,
+    *,
+    stages_per_rank: int = 2,
+    num_slices: int = 2,
+    memory_limit: float | None = None,
+    names: Iterable[str] | None = None,
+) -> ScheduleTable:
+    """Every schedule of the catalogue at one size: bubble, makespan, span, memory,
+    copies of the parameters, communication.
+
+    costs: of the model in equal or unequal pieces, in the model's order. A model of one
+    row gives one *rank's share*, a p-th of the model (by default F = I = W = 1). A
+    schedule with more stages than rows cuts each row evenly, one with fewer adds rows
+    up; where the numbers are no multiples the schedule is left out. stages_per_rank and
+    num_slices: for the families that take them. memory_limit: in one microbatch's
+    activations of one rank; schedules above it are shown and marked, and those that
+    work under a limit get it. names: of ``SCHEDULES``, by default all.
+
+    Raises ValueError for arguments out of range.
+    """
+    p = whole(num_ranks, "num_ranks", 1)
+    m = whole(num_microbatches, "num_microbatches", 1)
+    if costs is None:
+        costs = CostModel.uniform()
+    wanted = {
+        "stages_per_rank": whole(stages_per_rank, "stages_per_rank", 1),
+        "num_slices": whole(num_slices, "num_slices", 1),
+        "num_waves": max(1, stages_per_rank // 2),
+        "memory_limit": memory_limit,
+    }
+    if memory_limit is None:
+        del wanted["memory_limit"]
+    elif not memory_limit > 0:
+        raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
+    entries = [
+        _entry(name, p, m, costs, wanted, memory_limit) for name in _names(names, p)
+    ]
+    entries.sort(key=lambda e: (e.makespan is None, e.makespan or 0.0))
+    title = f"{p} ranks, {m} microbatches"
+    if memory_limit is not None:
+        title += f", memory limit {memory_limit:g}"
+    return ScheduleTable(tuple(entries), title, costs.unit, memory_limit)
+
+
+def _names(names: Iterable[str] | None, p: int) -> tuple[str, ...]:
+    if names is None:
+        return tuple(name for name in SCHEDULES if name != "single" or p == 1)
+    found = (names,) if isinstance(names, str) else tuple(names)
+    for name in found:
+        if name not in SCHEDULES:
+            raise ValueError(
+                f"no schedule named {name!r}; there are {', '.join(SCHEDULES)}"
+            )
+    return found
+
+
+def _entry(
+    name: str,
+    p: int,
+    m: int,
+    costs: CostModel,
+    wanted: dict[str, Any],
+    limit: float | None,
+) -> Entry:
+    takes = inspect.signature(SCHEDULES[name]).parameters
+    options = {k: v for k, v in wanted.items() if k in takes}
+    told = dict(options)
+    try:
+        if "cost_model" in takes:
+            per_rank = 2 if name == "zb_v_greedy" else 1
+            options["cost_model"] = for_stages(costs, p, per_rank * p)
+        schedule = Schedule.make(name, num_ranks=p, num_microbatches=m, **options)
+        trace = simulate(schedule, priced_for(schedule, costs))
+    except ValueError as error:
+        return Entry(name, told, problem=str(error).partition("\n")[0])
+    share = p / schedule.chain_length / schedule.num_slices
+    memory = tuple(share * schedule.in_flight(rank) for rank in range(p))
+    sends = trace.of_kind(Kind.SEND_F, Kind.SEND_B)
+    return Entry(
+        name,
+        told,
+        stages=schedule.chain_length,
+        bubble_fraction=trace.bubbles().bubble_fraction,
+        makespan=trace.makespan,
+        span=trace.span,
+        memory=memory,
+        parameter_copies=schedule.num_copies,
+        messages=int(sends.sum()),
+        volume=float(sends.sum() / schedule.num_slices),
+        bytes=int(trace.bytes[sends].sum()),
+        channel_capacity=schedule.minimum_channel_capacity(),
+        fits=limit is None or max(memory) <= limit * (1 + 1e-9),
+        schedule=schedule,
+        trace=trace,
+    )
