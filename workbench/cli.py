@@ -25,6 +25,7 @@ from .launcher import launch
 from .model import Model
 from .partition import Partition
 from .schedule import SCHEDULES, Schedule
+from .search import compare_schedules
 from .simulator import CostModel, simulate
 
 
@@ -32,18 +33,19 @@ def main_job(options: argparse.Namespace) -> Job:
     """The main job: a byte-level GPT over four stages on text that every machine
     has."""
     model = Model.preset(options.model)
-    split = Partition.balanced(model, num_stages=options.stages, by="flops")
     schedule = Schedule.make(
         options.schedule,
         num_ranks=options.stages,
         num_microbatches=options.microbatches,
     )
+    split = Partition.balanced(model, num_stages=schedule.chain_length, by="flops")
     return Job(
         model=model,
         partition=split,
         schedule=schedule,
         data=Data.text(options.text),
         microbatch_size=options.microbatch_size,
+        gradient_groups=schedule.num_copies,
         optimizer=AdamW(lr=options.lr),
         learning_rate=WarmupCosine(warmup=min(20, options.steps // 5)),
         steps=options.steps,
@@ -72,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         "--text", help='file, folder or "shakespeare"; default: Python\'s sources'
     )
     run.add_argument("--model", default="byte-gpt-3.7m", help="a preset")
-    run.add_argument("--stages", type=_positive, default=4)
+    run.add_argument(
+        "--stages", type=_positive, default=4, help="ranks, and stages of 1F1B"
+    )
     run.add_argument("--schedule", default="1f1b", help=", ".join(SCHEDULES))
     run.add_argument("--microbatches", type=_positive, default=8)
     run.add_argument("--microbatch-size", type=_positive, default=2, help="sequences")
@@ -88,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--ranks", type=_positive, default=4)
     draw.add_argument("--microbatches", type=_positive, default=8)
     draw.add_argument("--csv", type=Path, help="also write it as PyTorch's CSV")
+    table = commands.add_parser("schedules", help="compare all schedules in a table")
+    table.add_argument("--ranks", type=_positive, default=4)
+    table.add_argument("--microbatches", type=_positive, default=8)
+    table.add_argument("--stages-per-rank", type=_positive, default=2)
+    table.add_argument(
+        "--memory-limit", type=float, help="microbatches' activations of one rank"
+    )
+    table.add_argument("--hop", type=float, default=0.0, help="latency; F = I = W = 1")
+    table.add_argument("--sort", default="makespan", help="a column, such as span")
     commands.add_parser("doctor", help="what this machine offers")
     return parser
 
@@ -192,6 +205,18 @@ def _schedule(options: argparse.Namespace) -> int:
     return 0
 
 
+def _schedules(options: argparse.Namespace) -> int:
+    table = compare_schedules(
+        options.ranks,
+        options.microbatches,
+        CostModel.uniform(hop=options.hop),
+        stages_per_rank=options.stages_per_rank,
+        memory_limit=options.memory_limit,
+    )
+    print(table.sorted(options.sort))
+    return 0
+
+
 def _doctor() -> int:
     available = ", ".join(_kernels.available_isas())
     print(f"python     {platform.python_version()} on {platform.platform()}")
@@ -211,6 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(options)
         if options.command == "schedule":
             return _schedule(options)
+        if options.command == "schedules":
+            return _schedules(options)
         return _doctor()
     except (ValueError, RunError, MemoryError, OSError) as error:
         print(f"workbench: {error}", file=sys.stderr)

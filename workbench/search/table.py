@@ -125,11 +125,17 @@ class ScheduleTable(Sequence[Entry]):
         made = [entry for entry in self.entries if entry.schedule is not None]
         figure = go.Figure()
         for copies in sorted({e.parameter_copies or 1 for e in made}):
-            some = [e for e in made if e.parameter_copies == copies]
+            places: dict[tuple[float, float], list[Entry]] = {}
+            for entry in made:
+                if entry.parameter_copies == copies:
+                    bubble = 100 * (entry.bubble_fraction or 0.0)
+                    place = entry.peak_memory or 0.0, round(bubble, 3)
+                    places.setdefault(place, []).append(entry)
+            some = [entries[0] for entries in places.values()]
             figure.add_scatter(
-                x=[e.peak_memory for e in some],
-                y=[100 * (e.bubble_fraction or 0.0) for e in some],
-                text=[e.name for e in some],
+                x=[memory for memory, _ in places],
+                y=[bubble for _, bubble in places],
+                text=[", ".join(e.name for e in same) for same in places.values()],
                 name=f"{copies} cop{'y' if copies == 1 else 'ies'} of the parameters",
                 mode="markers+text",
                 textposition="top center",
