@@ -42,12 +42,15 @@ def _depths(p: int, slots: int, costs: Costs) -> Iterator[tuple[int, ...]]:
         for r in range(p)
     ]
     for extra in (0, 1):
-        counts = []
-        for r in range(p):
+        counts: list[int] = []
+        for r in reversed(range(p)):
             way = sum(f + i for f, i in price[r + 1 :]) + 2 * costs.hop * (p - 1 - r)
             fits = int(way / price[r][0] + 1e-9) if price[r][0] > 0 else slots
-            counts.append(min(slots - 1, fits + extra))
-        yield tuple(counts)
+            # Fewer than the next rank's and both would wait: it for a forward, this
+            # one for a gradient.
+            least = counts[-1] if counts else 0
+            counts.append(max(least, min(slots - 1, fits + extra)))
+        yield tuple(counts[::-1])
 
 
 def zb_auto(
