@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,3 +31,26 @@ def test_unequal_stages_never_lock_each_other_out(data: st.DataObject) -> None:
         memory_limit=limit,
     )
     made.check(memory_limit=limit or p)
+
+
+@pytest.mark.parametrize("name", ["zb_auto", "zb_v_greedy"])
+def test_costs_that_do_not_fit_are_named(name: str) -> None:
+    for bad in (True, 2, "F=1", [1]):
+        with pytest.raises(ValueError, match="must be a CostModel"):
+            wb.Schedule.make(name, num_ranks=2, num_microbatches=4, cost_model=bad)
+    three = wb.CostModel.uniform(F=[1, 1, 1])
+    with pytest.raises(ValueError, match="costs of 3 stages, but the schedule has"):
+        wb.Schedule.make(name, num_ranks=2, num_microbatches=4, cost_model=three)
+
+
+@pytest.mark.parametrize("name", ["zb_auto", "zb_v_greedy"])
+def test_numbers_of_numpy_are_numbers(name: str) -> None:
+    sizes = dict(num_ranks=np.int32(2), num_microbatches=np.int64(4))
+    limit = wb.Schedule.make(name, **sizes, memory_limit=np.int64(2))
+    assert limit == wb.Schedule.make(name, **sizes, memory_limit=2)
+    costs = wb.CostModel.uniform(F=1)
+    options = dict(families=["1f1b"], iterations=1, stages_per_rank=np.int64(1))
+    found = wb.search_schedules(
+        costs, **sizes, **options, memory_limit=np.float32(2), seconds=np.int64(1)
+    )
+    assert found.peak_memory <= 2

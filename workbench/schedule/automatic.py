@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import isfinite
+from numbers import Real
 
 from . import greedy
 from .actions import Action, Kind, Row
@@ -20,15 +21,32 @@ def memory_slots(memory_limit: float | None, default: int) -> int:
     """Whole activations that fit. Raises ValueError for less than one."""
     if memory_limit is None:
         return default
-    is_number = isinstance(memory_limit, (int, float)) and not isinstance(
-        memory_limit, bool
-    )
+    is_number = isinstance(memory_limit, Real) and not isinstance(memory_limit, bool)
     if not is_number or not isfinite(memory_limit) or memory_limit < 1:
         raise ValueError(
             f"memory_limit is {memory_limit!r}; it is counted in activations of one "
             "microbatch on one rank, and a rank needs at least 1"
         )
     return int(memory_limit + 1e-9)
+
+
+def known_costs(cost_model: Costs | None, num_stages: int) -> Costs:
+    """The costs to work with: by default all alike. Raises ValueError for what is no
+    cost model, or one of another number of stages."""
+    if cost_model is None:
+        return Uniform()
+    if not hasattr(cost_model, "seconds") or not hasattr(cost_model, "hop"):
+        raise ValueError(
+            f"cost_model must be a CostModel, got {cost_model!r}; "
+            "CostModel.uniform(F=1, I=1, W=1) makes one"
+        )
+    given = getattr(cost_model, "num_stages", None)
+    if given not in (None, num_stages):
+        raise ValueError(
+            f"cost_model has costs of {given} stages, but the schedule has {num_stages}; "
+            "give a row for each, or one for all"
+        )
+    return cost_model
 
 
 def _depths(p: int, slots: int, costs: Costs) -> Iterator[tuple[int, ...]]:
@@ -72,7 +90,7 @@ def zb_auto(
     """
     p, m = num_ranks, num_microbatches
     slots = memory_slots(memory_limit, p)
-    costs = Uniform() if cost_model is None else cost_model
+    costs = known_costs(cost_model, p)
     placed = waves(p, 1)
     problem = Problem(placed, p, ((range(p), range(m)),), [slots] * p, costs)
 

@@ -78,7 +78,7 @@ def zb_v_greedy(
     """
     p, m = num_ranks, num_microbatches
     slots = 2 * memory_slots(memory_limit, p)
-    costs = Uniform() if cost_model is None else cost_model
+    costs = known_costs(cost_model, 2 * p)
     placed = waves(p, 2)
     problem = Problem(placed, p, ((range(2 * p), range(m)),), [slots] * p, costs)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from math import inf, isfinite
+from numbers import Real
 from typing import Any, NamedTuple
 
 from ..schedule import SCHEDULES
@@ -152,7 +152,7 @@ class Luck(NamedTuple):
 
 
 def check_seconds(seconds: Any) -> float:
-    known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    known = isinstance(seconds, Real) and not isinstance(seconds, bool)
     if not known or not seconds >= 0:
         raise ValueError(
             f"seconds must be 0 or more, got {seconds!r}; 0 tries the catalogue alone"
@@ -166,7 +166,7 @@ def _luck(draws: Any, jitter: Any, rank_by: str) -> Luck | None:
             f"rank_by must be one of {', '.join(RANKINGS)}, got {rank_by!r}"
         )
     count = whole(draws, "draws", 0)
-    known = isinstance(jitter, (int, float)) and not isinstance(jitter, bool)
+    known = isinstance(jitter, Real) and not isinstance(jitter, bool)
     if not known or not 0 <= jitter < inf:
         raise ValueError(f"jitter must be a number of 0 or more, got {jitter!r}")
     if not count and rank_by != "nominal":
@@ -227,7 +227,7 @@ def make_setup(
 def _limit(limit: Any) -> float | None:
     if limit is None:
         return None
-    known = isinstance(limit, (int, float, Fraction)) and not isinstance(limit, bool)
+    known = isinstance(limit, Real) and not isinstance(limit, bool)
     if not known or not isfinite(limit) or limit < 1:
         raise ValueError(
             f"memory_limit must be at least 1, got {limit!r}: it counts one "
