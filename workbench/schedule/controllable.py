@@ -12,6 +12,7 @@ weight gradients are put off to where a rank would wait.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from . import greedy
 from .actions import Action, Kind
@@ -117,19 +118,16 @@ class _Slots:
             rows[self.home[action.stage]].append(action)
         return rows
 
-    def _held(self, rank: int) -> list[int]:
-        """Activations held on a rank, per slot."""
-        change = [0] * (len(self.taken[rank]) + 1)
+    def _held(self) -> list[list[int]]:
+        """Activations held, per rank and slot."""
+        change = [[0] * (len(taken) + 1) for taken in self.taken]
         for action, slot in self.where.items():
-            if self.home[action.stage] == rank:
-                change[slot] += action.kind is Kind.F
-                width = _WIDTH.get(action.kind, 1)
-                change[slot + width] -= action.kind is self.freed_by
-        held, total = [], 0
-        for value in change:
-            total += value
-            held.append(total)
-        return held
+            mine = change[self.home[action.stage]]
+            if action.kind is Kind.F:
+                mine[slot] += 1
+            elif action.kind is self.freed_by:
+                mine[slot + _WIDTH.get(action.kind, 1)] -= 1
+        return [list(accumulate(values)) for values in change]
 
     def _earliest(self, action: Action) -> int:
         """The first slot in which everything an action needs has ended."""
@@ -148,7 +146,7 @@ class _Slots:
     def close(self) -> bool:
         """Moves every action to an earlier free slot, if that keeps the peak memory.
         Returns whether anything moved."""
-        held = [self._held(rank) for rank in range(self.p)]
+        held = self._held()
         peak = [max(h) for h in held]
         moved = False
         for slot, action in sorted((s, a) for a, s in self.where.items()):
@@ -185,7 +183,7 @@ def _with_late_weights(rows: Sequence[Sequence[Action]], limit: int) -> Schedule
         [limit] * p,
         Uniform(),
     )
-    order = [[a for a in row if a.kind is not Kind.W] for row in rows]
+    order = greedy.without_weights(rows)
     found = greedy.rows(problem, greedy.Rule(order=order))
     return None if found is None else Schedule("", found, placed)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from .actions import Action, Kind, Row, halves
+from .actions import Action, Kind, Overlap, Row, halves
 from .ir import Schedule
 
 
@@ -58,6 +58,9 @@ class Rule:
 
     order: per rank, the order of everything but the weight gradients, which then are
     all that is left to choose.
+
+    due: per rank and microbatch, how late the backward of the rank's only stage may
+    begin. A weight gradient may then also make it wait, but not beyond that.
     """
 
     fill: float = 1.0
@@ -65,13 +68,14 @@ class Rule:
     alternate: bool = False
     warmup: tuple[int, ...] | None = None
     order: Sequence[Sequence[Action]] | None = None
+    due: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
 class Problem:
     """What is to be ordered. ``chains`` are the ways through the stages, one per copy
     of the parameters, each with its microbatches; ``limit`` is the most activations of
-    a stage that a rank may hold."""
+    a stage that a rank may hold, and ``kept`` the share of one that I leaves to W."""
 
     stage_to_rank: tuple[int, ...]
     num_ranks: int
@@ -79,6 +83,7 @@ class Problem:
     limit: Sequence[float]
     costs: Costs
     split: bool = True
+    kept: float = 1.0
 
 
 class _Stage:
@@ -110,7 +115,7 @@ class _Lists:
         count = problem.num_ranks
         self.home = problem.stage_to_rank
         self.clock = [0.0] * count
-        self.held = [0] * count
+        self.held = [0.0] * count
         self.rows: list[list[Action]] = [[] for _ in range(count)]
         self.pending: list[list[Action]] = [[] for _ in range(count)]
         self.pending_head = [0] * count
@@ -211,7 +216,7 @@ class _Lists:
         arrival = self._next_backward(stage)
         if action.kind is Kind.F:
             arrival = inf
-            if self.held[rank] + 1 <= self.problem.limit[rank]:
+            if self.held[rank] + 1 <= self.problem.limit[rank] + 1e-9:
                 arrival = (*stage.inputs, inf)[stage.forwards]
         if arrival <= self.clock[rank] + 1e-12:
             return action, arrival
@@ -222,9 +227,20 @@ class _Lists:
         now, weight = self.clock[rank], self._weight(rank)
         if weight is not None:
             lasts = self.stages[weight.stage].times[Kind.W]
-            if until == inf or until - now >= self.rule.fill * lasts - 1e-12:
+            gap = until - now
+            if until == inf or gap >= self.rule.fill * lasts - 1e-12:
+                return weight, now
+            if self.rule.due is not None and now + lasts <= self._due(rank):
                 return weight, now
         return None, until
+
+    def _due(self, rank: int) -> float:
+        """How long the rank may leave its next backward alone; no time while there are
+        forwards to come."""
+        stage = self.local[rank][0]
+        if self.rule.due is None or stage.forwards < len(stage.microbatches):
+            return -inf
+        return self.rule.due[rank][stage.microbatches[stage.backwards]]
 
     def _warming(self, rank: int) -> bool:
         """Whether the rank is still to run forwards only. The rule gives way where
@@ -249,7 +265,7 @@ class _Lists:
         self.clock[rank] += stage.times[action.kind]
         if action.kind is Kind.W:
             self.pending_head[rank] += 1
-            self.held[rank] -= 1
+            self.held[rank] -= self.problem.kept
             return -1
         if action.kind is Kind.F:
             self.held[rank] += 1
@@ -261,6 +277,7 @@ class _Lists:
         stage.backwards += 1
         if action.kind is Kind.I:
             self.pending[rank].append(action._replace(kind=Kind.W))
+            self.held[rank] -= 1 - self.problem.kept
         else:
             self.held[rank] -= 1
         if stage.before < 0:
@@ -279,44 +296,72 @@ def rows(problem: Problem, rule: Rule) -> tuple[Row, ...] | None:
     return _Lists(problem, rule).run()
 
 
+def without_weights(rows: Iterable[Iterable[Action | Overlap]]) -> list[list[Action]]:
+    """What ``Rule.order`` takes: rows, less their weight gradients."""
+    return [
+        [a for item in row for a in halves(item) if a.kind is not Kind.W]
+        for row in rows
+    ]
+
+
 def times(schedule: Schedule, costs: Costs) -> dict[Action, tuple[float, float]]:
     """(start, end) of every action when ranks run their rows in order, as soon as they
-    can, with channels without limit. What a deadlock holds up is missing."""
+    can, with channels without limit, for rows that keep what is asked within a rank.
+    What a deadlock holds up is missing."""
     found: dict[Action, tuple[float, float]] = {}
     price: dict[tuple[int, Kind], float] = {}
-    home = schedule.stage_to_rank
-    position = [0] * schedule.num_ranks
-    clock = [0.0] * schedule.num_ranks
-    waiting: dict[Action, list[int]] = {}
+    #: Of what has run, by what needs it: when it ended, and on which rank.
+    made: dict[tuple[int, bool, int, int], tuple[float, int]] = {}
+    waiting: dict[tuple[int, bool, int, int], int] = {}
+    position, clock = [0] * schedule.num_ranks, [0.0] * schedule.num_ranks
+    length, hop, forward = schedule.chain_length, costs.hop, Kind.F
     awake = list(range(schedule.num_ranks))
     while awake:
         rank = awake.pop()
-        row = schedule.ranks[rank]
+        row, now = schedule.ranks[rank], clock[rank]
         while position[rank] < len(row):
             actions = halves(row[position[rank]])
-            start, missing = clock[rank], None
-            for need in (n for a in actions for n in schedule.dependencies(a)):
-                if need in actions:
+            start, missing = now, None
+            for stage, kind, microbatch, part in actions:
+                # One message each way is all that comes from other ranks.
+                if kind is forward:
+                    key = stage, True, microbatch, part
+                    if not stage % length:
+                        continue
+                elif kind is Kind.I or kind is Kind.B:
+                    key = stage, False, microbatch, part
+                    if not (stage + 1) % length:
+                        continue
+                else:
                     continue
-                if need not in found:
-                    missing = need
+                if key not in made:
+                    missing = key
                     break
-                lag = 0.0 if home[need.stage] == rank else costs.hop
-                start = max(start, found[need][1] + lag)
+                end, source = made[key]
+                start = max(start, end if source == rank else end + hop)
             if missing is not None:
-                waiting.setdefault(missing, []).append(rank)
+                waiting[missing] = rank
                 break
-            end = start
+            now = start
             for action in actions:
-                key = (action.stage, action.kind)
-                if key not in price:
-                    price[key] = costs.seconds(action) / schedule.num_slices
-                end += price[key]
-            clock[rank] = end
+                about = action.stage, action.kind
+                if about not in price:
+                    price[about] = costs.seconds(action) / schedule.num_slices
+                now += price[about]
             position[rank] += 1
             for action in actions:
-                found[action] = (start, end)
-                awake += waiting.pop(action, [])
+                found[action] = start, now
+                stage, kind, microbatch, part = action
+                if kind is forward:
+                    key = stage + 1, True, microbatch, part
+                elif kind is Kind.I or kind is Kind.B:
+                    key = stage - 1, False, microbatch, part
+                else:
+                    continue
+                made[key] = now, rank
+                if key in waiting:
+                    awake.append(waiting.pop(key))
+        clock[rank] = now
     return found
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from . import greedy
 from .actions import Row
-from .automatic import FILLS, memory_slots
-from .greedy import Costs, Problem, Rule, Uniform
+from .automatic import FILLS, known_costs, memory_slots
+from .greedy import Costs, Problem, Rule
 from .ir import Schedule
 from .placement import RowBuilder, waves, without_microbatches
 
@@ -71,8 +71,9 @@ def zb_v_greedy(
     """The V with an order found for ``cost_model`` (by default F = I = W) and
     ``memory_limit`` activations of a microbatch on a rank (by default p).
 
-    Found by list scheduling under several rules, beside the hand-made order where that
-    fits; the shortest span is kept. The authors' own greedy rules differ; what is held
+    Found by list scheduling under several rules, beside the hand-made order, as it is
+    and with its weight gradients placed anew, where that fits; the shortest span is
+    kept. The authors' own greedy rules differ; what is held
     to is their memory and, for equal costs, their bubble. Raises ValueError for a limit
     below 1.
     """
@@ -86,6 +87,10 @@ def zb_v_greedy(
         by_hand = zb_v(p, m)
         if max(by_hand.in_flight(rank) for rank in range(p)) <= slots:
             yield Schedule("zb_v_greedy", by_hand.ranks, placed)
+        order = greedy.without_weights(by_hand.ranks)
+        refilled = greedy.rows(problem, Rule(order=order))
+        if refilled is not None:
+            yield Schedule("zb_v_greedy", refilled, placed)
         for fill in FILLS:
             for late_first in (True, False):
                 for alternate in (False, True):
