@@ -25,7 +25,7 @@ OBJECTIVES = ("makespan", "span")
 #: Most stages x microbatches for which the exact stage is tried: with one stage per
 #: rank, where the memory limit is no more than precedences, and with several.
 _EXACT, _EXACT_SHARED = 64, 32
-#: List schedules tried when nothing else fits.
+#: List schedules tried on a placement when nothing else fits.
 _RESCUE = 4
 
 
@@ -89,6 +89,9 @@ class Search:
 
     def run(self) -> None:
         for parts in self.setup.parts:
+            if self._late and isfinite(self.value):
+                self.notes.append(f"no time for {parts} stages per rank")
+                break
             self.open(parts, self.setup.families)
         self.each(0.2, Space.build)
         if not isfinite(self.value):
@@ -103,9 +106,10 @@ class Search:
     def _rescue(self) -> None:
         """Something that fits, when there was no time for it: list schedules."""
         for space in self.spaces:
-            space.build(Budget(0.0, _RESCUE), self.random)
-            if space.pool:
-                return
+            for _ in range(_RESCUE):
+                space.build(Budget(0.0, 1), self.random)
+                if space.pool:
+                    return
 
     def open(self, parts: int, families: Sequence[str]) -> None:
         """The catalogue at so many stages per rank, and a space for each placement."""
@@ -137,8 +141,14 @@ class Search:
                 capacity,
             )
             space = Space(wish, problem, name, setup.objective, self._rough(wish))
-            space.seed(good)
+            if not self._late:
+                space.seed(good)
             self.spaces.append(space)
+
+    @property
+    def _late(self) -> bool:
+        """Whether the time that was given is over."""
+        return self.budget.seconds > 0 and self.budget.left <= 0
 
     def _rough(self, wish: Wish) -> bool:
         """Whether there is no time for a sharp bound; says so."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from random import Random
 
 from ..schedule import Schedule
@@ -38,11 +39,16 @@ class Space:
             # Ranks wait for each other at the step's end, and the first stage's rank
             # begins at once: its span is the makespan.
             objective = "makespan"
-        self.objective = Objective(problem, objective)
+        self.goal = objective
         self.bound = lower_bound(problem, objective, rough)
         self.proven = False
         self.pool: list[tuple[float, Rows]] = []
         self.rules: list[tuple[float, Rules]] = []
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is made small; laid out when the first order is timed."""
+        return Objective(self.problem, self.goal)
 
     def raise_bound(self, value: float) -> None:
         """Takes a bound that was proven elsewhere."""
