@@ -15,12 +15,14 @@ from pathlib import Path
 import jobs
 import measure
 import overhead
+import predicted
 import simulate
 import step
 import watching
 
 PARTS = {
     "overhead": overhead,
+    "predicted": predicted,
     "simulate": simulate,
     "step": step,
     "watching": watching,

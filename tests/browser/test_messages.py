@@ -126,6 +126,16 @@ def test_a_view_that_opens_late_asks_and_is_filled_by_the_replay(view: View) -> 
     assert view.events() == list(range(530))
 
 
+def test_a_question_that_is_lost_is_asked_again(view: View) -> None:
+    view.receive(500, 520)
+    view.receive(520, 530)
+    assert view.get("asked") == 2
+    view.receive(0, 530, replay=True)
+    view.receive(530, 540)
+    assert view.get("asked") == 2
+    assert view.events() == list(range(540))
+
+
 def test_what_was_lost_on_the_way_is_asked_for_and_hatched_meanwhile(
     view: View,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -100,7 +101,7 @@ def test_a_compressed_layout_is_short() -> None:
         ("Et*L", "takes a whole number"),
         ("Et*-4L", "takes a whole number"),
         ("Et tL", "' ' is no letter"),
-        ("ettL", "'e' is no letter"),
+        ("EttX", "'X' is no letter"),
         ("Ed*8L", "'d' is no letter"),
         ("E(tx)*4L", r"at 'x\)\*4L': 'x' is no letter"),
         ("Et*99999999999L", "more than 1,000,000 layers at 't"),
@@ -217,7 +218,7 @@ LAYERS = [f"layers.{i}" for i in range(8)]
         ),
         ([["tok_embeddings", *LAYERS], [], ["norm", "output"]], "stage 1 is empty"),
         (["tok_embeddings"], "stage 0 must be a list of names"),
-        ("tok_embeddings", "no stage has tok_embeddings"),
+        ("tok_embeddings", "give a list of names per stage"),
         ([], "no stage has tok_embeddings"),
     ],
 )
@@ -235,3 +236,23 @@ def test_models_of_rows_have_neither() -> None:
         Partition.from_megatron_layout(ROWS, "EL")
     with pytest.raises(ValueError, match="is for language models"):
         Partition.from_torchtitan(ROWS, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ett|ttL", "mean E, the embedding"),
+        ("EtT|ttL", "mean t"),
+        ("Ett|ttl", "mean L"),
+    ],
+)
+def test_a_letter_of_the_wrong_case_is_told(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_layout(text)
+
+
+@pytest.mark.parametrize("modules", [None, "norm", 3])
+def test_what_is_no_list_of_modules_is_refused(modules: Any) -> None:
+    model = Model.gpt(num_layers=1, width=8, num_heads=2, vocab_size=8, context=4)
+    with pytest.raises(ValueError, match="list of names per stage.*got"):
+        Partition.from_torchtitan(model, modules)

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -49,9 +50,15 @@ def test_reading_undoes_writing(name: str, m: int) -> None:
     assert Schedule.from_csv(schedule.to_csv(), name=name) == schedule
 
 
-@pytest.mark.parametrize("text", [SPLIT, OVERLAP, "0F0,0B0\n\n"])
+@pytest.mark.parametrize("text", [SPLIT, OVERLAP, "0F0,0B0\n"])
 def test_writing_undoes_reading(text: str) -> None:
     assert Schedule.from_csv(text).to_csv() == text
+
+
+def test_a_rank_without_actions_is_not_written() -> None:
+    idle = Schedule("idle", [["0F0", "0B0"], []], [0])
+    with pytest.raises(ValueError, match="rank 1 of idle has no actions"):
+        idle.to_csv()
 
 
 def test_a_file_reads_as_its_text(tmp_path: Path) -> None:
@@ -76,7 +83,6 @@ def test_placement_is_read_off_the_rows() -> None:
     [
         ("1f0", "1F0"),
         ("1F0x", "1F0"),
-        ("1F0 1F1", "1F0"),
         ("1 F 0", "1F0"),
         ("01F0", "1F0"),
         ("1F00", "1F0"),
@@ -225,3 +231,30 @@ def test_pytorch_reads_every_cell_as_it_was_meant(source: str) -> None:
                 item.microbatch,
             )
             assert read.computation_type.name == names[item.kind]
+
+
+TWO_RANKS = "0F0,0B0\n1F0,1B0\n"
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n", "  \n"])
+def test_blank_lines_at_the_end_are_no_ranks(end: str) -> None:
+    assert Schedule.from_csv(TWO_RANKS + end) == Schedule.from_csv(TWO_RANKS)
+
+
+@pytest.mark.parametrize("text", ["\n" + TWO_RANKS, "0F0,0B0\n \n1F0,1B0\n"])
+def test_a_blank_line_between_ranks_is_told(text: str) -> None:
+    place = 1 + [not line.strip() for line in text.split("\n")].index(True)
+    with pytest.raises(ValueError, match=f"line {place} is blank.*take it out"):
+        Schedule.from_csv(text)
+
+
+@pytest.mark.parametrize("sign", [";", "\t", " "])
+def test_cells_that_commas_do_not_divide_are_told(sign: str) -> None:
+    with pytest.raises(ValueError, match="line 1 .*are divided by commas"):
+        Schedule.from_csv(TWO_RANKS.replace(",", sign))
+
+
+@pytest.mark.parametrize("source", [None, b"0F0,0B0", 3])
+def test_what_is_neither_text_nor_path_is_refused(source: Any) -> None:
+    with pytest.raises(ValueError, match="text or its path, got"):
+        Schedule.from_csv(source)

@@ -272,9 +272,18 @@ GOOD = (0, 0, "F", 0, 0, 1)
             "different lengths",
         ),
         ([(0, 0, "X", 0, 0, 1)], "row 0: no kind 'X'; there are F, I, W"),
-        ([GOOD, (0, 0, "F", 1, 3, 2)], "row 1 ends at 2, before its start 3"),
-        ([(0, 0, "F", 0, 0, float("nan"))], "row 0: end must be a number"),
-        ([(0, 0, "F", 0, "0", 1)], "row 0: start must be a number, got '0'"),
+        (
+            [GOOD, (0, 0, "F", 1, 3, 2)],
+            "row 1 ends at 2, before its start 3; .* no duration",
+        ),
+        (
+            [(0, 0, "F", 0, 0, float("nan"))],
+            "row 0: end must be a finite number, got nan",
+        ),
+        (
+            [(0, 0, "F", 0, "0", 1)],
+            "start must be a finite number, got '0'; convert texts with float",
+        ),
         ([(-1, 0, "F", 0, 0, 1)], "row 0: rank must be a whole number"),
         ([(0, 0.5, "F", 0, 0, 1)], "row 0: stage must be a whole number"),
         ([(0, 0, "F", None, 0, 1)], "row 0: microbatch must be a whole number"),
@@ -564,6 +573,18 @@ def test_an_overlaps_halves_share_its_time_as_they_usually_do(tmp_path: Path) ->
                 "rank2.json": [event("PP:2F0", 0, 1)],
             },
             "no file has stage 1, but one has stage 2",
+        ),
+        (
+            {"rank0.json": [event("PP:0F0", 0, 1), event("PP:0SEND_F0", 1, 1)]},
+            "no file has stage 1, but 0SEND_F0 of rank 0 is a message of it",
+        ),
+        (
+            {"rank0.json": [event("PP:0F0", 0, 1) | {"ts": None}]},
+            "rank0.json: event 'PP:0F0' says no times.*ts, .* is None",
+        ),
+        (
+            {"rank0.json": [event("PP:0F0", 0, 1) | {"dur": "long"}]},
+            "rank0.json: event 'PP:0F0' says no times.*dur 'long'",
         ),
     ],
 )

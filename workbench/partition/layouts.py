@@ -42,6 +42,9 @@ def _wrong_at(text: str, place: int) -> str:
         return told + "* stands after one letter or after ) and takes a whole number"
     if found == ")":
         return told + "no parenthesis is open"
+    other = found.swapcase()
+    if other in _LETTERS:
+        return told + f"did you mean {other}, the {_LETTERS[other]}?"
     known = ", ".join(f"{letter} {name}" for letter, name in _LETTERS.items())
     return told + f"{found!r} is no letter of a layer; there are {known}, and | ends "
     "a stage"
@@ -160,7 +163,7 @@ def megatron_boundaries(
     if empty:
         raise ValueError(
             f"stage {empty[0]} is empty: Megatron allows that, but here every stage needs "
-            "at least one layer"
+            "at least one layer; move one there, or take a | away"
         )
     return (0, *accumulate(len(stage) for stage in stages))
 
@@ -220,7 +223,12 @@ def torchtitan_boundaries(
     names = _module_names(model)
     layer_of = {name: i for i, layer in enumerate(names) for name in layer}
     stage_of: dict[str, int] = {}
-    parts = [] if isinstance(modules, str) else list(modules)
+    if isinstance(modules, str) or not isinstance(modules, Iterable):
+        raise ValueError(
+            f"give a list of names per stage, such as [[{_EMBEDDING!r}], ...], got "
+            f"{modules!r}"
+        )
+    parts = list(modules)
     for stage, part in enumerate(parts):
         if isinstance(part, str) or not isinstance(part, Iterable):
             raise ValueError(f"stage {stage} must be a list of names, got {part!r}")

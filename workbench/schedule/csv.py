@@ -12,6 +12,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 from .actions import WHOLE_STAGE, Action, Kind, Overlap, Row, halves, parse
@@ -44,6 +45,8 @@ def _sloppy(text: str) -> str | None:
 
 def _nearest(text: str) -> str:
     """A valid cell near a wrong one, or the form that cells have."""
+    if "(" not in text and len(re.findall(r"\d+[FIWB]\d+", text, re.ASCII)) > 1:
+        return "cells are divided by commas, as in 0F0,0F1,0B0"
     near = _sloppy(text)
     if text.startswith("(") or "OVERLAP" in text:
         inner = [_sloppy(part) for part in re.split("[;,|]", text.strip("( "))]
@@ -89,6 +92,8 @@ def _read_text(source: str | Path) -> str:
             return source
         if not text:
             raise ValueError("the CSV is empty; give its text or a path")
+    elif not isinstance(source, PathLike):
+        raise ValueError(f"give a CSV's text or its path, got {source!r}")
     try:
         return Path(source).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -99,9 +104,19 @@ def _read_text(source: str | Path) -> str:
 
 def _lines(text: str) -> list[list[str]]:
     try:
-        return list(csv.reader(io.StringIO(text)))
+        lines = list(csv.reader(io.StringIO(text)))
     except csv.Error as error:
         raise ValueError(f"the text is no CSV: {error}") from None
+    blank = [not "".join(cells).strip() and len(cells) < 2 for cells in lines]
+    while blank and blank[-1]:
+        del lines[-1], blank[-1]
+    if True in blank:
+        rank = blank.index(True)
+        raise ValueError(
+            f"line {rank + 1} is blank: every line is a rank's, so it would be rank "
+            f"{rank}; take it out"
+        )
+    return lines
 
 
 def _rows(source: str | Path) -> list[Row]:
@@ -206,6 +221,11 @@ def write_csv(
         raise ValueError(
             f"{schedule.name} has several copies of the parameters; PyTorch's pipelines "
             "have one, and its format cannot say which microbatch passes which"
+        )
+    if () in schedule.ranks:
+        raise ValueError(
+            f"rank {schedule.ranks.index(())} of {schedule.name} has no actions; in "
+            "PyTorch's pipelines every rank has a stage"
         )
     if communications:
         _refuse_foreign(schedule.ranks)

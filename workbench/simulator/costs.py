@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..schedule import KIND_CODE, KINDS, Action, Kind
-from ..trace import WAIT_LANE, Trace
+from ..trace import Trace
 from .noise import lognormal, normal
 
 Floats = npt.NDArray[np.float64]
@@ -168,31 +168,53 @@ class CostModel:
         return cls(np.stack(rows, axis=1), hop, overlap, **more)
 
     @classmethod
-    def from_trace(cls, trace: Trace) -> CostModel:
-        """Medians of the durations in a trace, per stage and kind, in the trace's unit.
+    def from_trace(cls, trace: Trace, *, by_microbatch: bool = False) -> CostModel:
+        """The durations in a trace, per stage and kind, in the trace's unit: means over
+        a step's microbatches, and of these the median over steps. ``by_microbatch``
+        keeps the microbatches apart.
 
-        B is shared out evenly between I and W, since a trace of full backwards does not
-        tell them apart. The hop is the median time from a send's end to its receive's
-        end where the receiver was waiting, 0 for threads that hand pointers over.
-        Raises ValueError for a trace in which a stage has no forward.
+        A mean, since a makespan adds durations up: the median of durations, which are
+        skewed, predicts too little. A median, since what disturbs one step is no cost.
+        A run's first step, which meets cold caches, is left out where there are others.
+
+        A trace of full backwards says nothing of I against W, so each gets half of B;
+        where a stage has I and W beside B, a B is priced as their sum. Without an R it
+        costs what F does. The slices of a microbatch are added up, and their shares, per
+        kind and over all stages, become ``slice_weights``.
+
+        The hop is the median time from a send's end to its receive's end where the
+        receiver was waiting, 0 for threads that hand pointers over. A trace of two
+        copies of the parameters has a row for every stage of either copy; see
+        ``of_stages``. Raises ValueError for a trace in which a stage has no forward.
         """
-        if not len(trace):
-            raise ValueError("the trace is empty: there is nothing to take costs from")
-        num_stages = int(trace.metadata.get("num_stages", trace.stage.max() + 1))
-        times = np.zeros((num_stages, len(COSTED)))
-        for stage in range(num_stages):
-            forward = trace.durations(Kind.F, stage)
-            if not len(forward):
-                raise ValueError(f"the trace has no forward of stage {stage}")
-            full = trace.durations(Kind.B, stage)
-            if len(full):
-                half = float(np.median(full)) / 2
-                times[stage, COLUMN[Kind.I]] = times[stage, COLUMN[Kind.W]] = half
-            for kind in COSTED:
-                found = trace.durations(kind, stage)
-                if len(found):
-                    times[stage, COLUMN[kind]] = float(np.median(found))
-        return cls(times, _hop(trace), None, trace.unit)
+        from .measured import measured
+
+        times, hop, weights = measured(trace, by_microbatch)
+        return cls(times, hop, None, trace.unit, slice_weights=weights)
+
+    def of_stages(self, stages: Sequence[int]) -> CostModel:
+        """The model whose stage s costs what stage ``stages[s]`` does here:
+        ``costs.of_stages(schedule.copy_of)`` prices both copies of the parameters from
+        one, ``costs.of_stages(range(n))`` keeps the first of them.
+
+        Raises ValueError for a stage that there is not.
+        """
+        count = len(self.times)
+        if count == 1:
+            return self
+        wanted = [operator.index(stage) for stage in stages]
+        beyond = [stage for stage in wanted if not 0 <= stage < count]
+        if beyond or not wanted:
+            told = f"got {beyond[0]}" if beyond else "got none"
+            raise ValueError(f"stages must be from 0 to {count - 1}, {told}")
+        more: dict[str, Any] = {}
+        if isinstance(self.overlap, np.ndarray):
+            more["overlap"] = self.overlap[np.ix_(wanted, wanted)]
+        if isinstance(self.message_bytes, np.ndarray):
+            more["message_bytes"] = self.message_bytes[wanted]
+        if isinstance(self.jitter, np.ndarray) and self.jitter.ndim == 2:
+            more["jitter"] = self.jitter[wanted]
+        return replace(self, times=self.times[wanted], **more)
 
     def draws(self, count: int) -> tuple[CostModel, ...]:
         """The model under ``count`` different lucks, draws 0 to count - 1."""
@@ -427,14 +449,3 @@ def _with_full(table: Floats, add: bool) -> Floats:
     wide = np.concatenate([table, full, np.zeros_like(full)], axis=1)
     wide.flags.writeable = False
     return np.asarray(wide)
-
-
-def _hop(trace: Trace) -> float:
-    """Median time a message was on its way while its receiver waited for it."""
-    from ..trace.report import send_ends
-
-    receives = trace.of_kind(Kind.RECV_F, Kind.RECV_B) & (trace.lane == WAIT_LANE)
-    sent = send_ends(trace)[receives]
-    waited = trace.start[receives] < sent
-    flight = (trace.end[receives] - sent)[waited]
-    return float(np.median(flight)) * trace.tick if len(flight) else 0.0

@@ -98,7 +98,8 @@ def _checked(table: Any) -> dict[str, Sequence[Any]]:
     missing = [name for name in _NEEDED if name not in columns]
     if missing:
         raise ValueError(
-            f"the table lacks {', '.join(missing)}; it has {', '.join(columns)}"
+            f"the table lacks {', '.join(missing)}; it has {', '.join(columns)}: rename "
+            "or add columns"
         )
     lengths = {name: len(columns[name]) for name in _NEEDED + _MORE if name in columns}
     if len(set(lengths.values())) > 1:
@@ -106,6 +107,11 @@ def _checked(table: Any) -> dict[str, Sequence[Any]]:
     if not lengths["rank"]:
         raise ValueError("the table has no rows")
     return columns
+
+
+def _convert(value: Any, to: str) -> str:
+    """What a reader of text files needs to hear."""
+    return f"; convert texts with {to}()" if isinstance(value, str) else ""
 
 
 def _whole(value: Any, name: str, row: int, least: int = 0) -> int:
@@ -118,6 +124,7 @@ def _whole(value: Any, name: str, row: int, least: int = 0) -> int:
     if number != number or number != math.floor(number) or number < least:
         raise ValueError(
             f"row {row}: {name} must be a whole number of at least {least}, got {value!r}"
+            + _convert(value, "int")
         )
     return int(number)
 
@@ -133,7 +140,10 @@ def _ticks(columns: Mapping[str, Sequence[Any]], factor: float) -> list[list[int
             except TypeError:
                 good = False
             if not good:
-                raise ValueError(f"row {row}: {name} must be a number, got {value!r}")
+                raise ValueError(
+                    f"row {row}: {name} must be a finite number, got {value!r}"
+                    + _convert(value, "float")
+                )
     origin = min(raw["start"])
     return [[round((v - origin) * factor) for v in raw[name]] for name in _TIMES]
 
@@ -157,7 +167,8 @@ def from_rows(table: Any, unit: str, align_clocks: bool) -> Trace:
         numbers.append(_whole(values.get("slice", 0), "slice", row))
         if end < start:
             raise ValueError(
-                f"row {row} ends at {values['end']}, before its start {values['start']}"
+                f"row {row} ends at {values['end']}, before its start {values['start']}; "
+                "both are points of time, end is no duration"
             )
         action = Action(numbers[0], kind, numbers[1], numbers[2])
         rank = _whole(values["rank"], "rank", row)

@@ -22,6 +22,8 @@ from .profiler_files import ProfilerFile, Range, read_folder
 from .trace import Trace
 
 _RECEIVES = (Kind.RECV_F, Kind.RECV_B)
+#: Messages to the next stage, and from it.
+_TO_NEXT = (Kind.SEND_F, Kind.RECV_B)
 #: Clocks of devices are known on their host to about this many nanoseconds.
 _SLACK = 20_000
 
@@ -240,6 +242,13 @@ def _check_stages(events: Sequence[Event]) -> None:
         raise ValueError(
             f"no file has stage {missing[0]}, but one has stage {max(found)}: is the "
             "file of a rank missing?"
+        )
+    for event in events:
+        if event.action.kind not in _TO_NEXT or event.action.stage < max(found):
+            continue
+        raise ValueError(
+            f"no file has stage {max(found) + 1}, but {event.action} of rank "
+            f"{event.rank} is a message of it: is the file of a rank missing?"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..schedule import Action, Overlap, parse
 
 _RANGE = "PP:"
+_STEP = re.compile(r"ProfilerStep#\d+", re.ASCII)
 _RECEIVED = re.compile(r"(gloo|nccl|mpi|ucc|xccl):recv", re.IGNORECASE)
 
 
@@ -73,9 +74,15 @@ def _parse(name: str, path: Path) -> Action | Overlap:
         raise ValueError(f"{path}: range {name!r}: {error}") from None
 
 
-def _times(event: dict[str, Any], base: int) -> tuple[int, int]:
-    start = base + round(float(event["ts"]) * 1000)
-    return start, start + round(float(event.get("dur", 0)) * 1000)
+def _times(event: dict[str, Any], base: int, path: Path) -> tuple[int, int]:
+    try:
+        start = base + round(float(event["ts"]) * 1000)
+        return start, start + round(float(event.get("dur", 0)) * 1000)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{path}: event {event.get('name')!r} says no times: ts, in microseconds, is "
+            f"{event.get('ts')!r} and dur {event.get('dur')!r}; export the trace anew"
+        ) from None
 
 
 def read_file(path: Path) -> ProfilerFile | None:
@@ -109,13 +116,14 @@ def _take(event: dict[str, Any], base: int, file: ProfilerFile) -> None:
         link = (event.get("args") or {}).get("External id")
         item = _parse(name, file.path)
         ranges = file.device if kind == "gpu_user_annotation" else file.host
-        ranges.append(Range(item, *_times(event, base), thread, link))
+        ranges.append(Range(item, *_times(event, base, file.path), thread, link))
     elif kind == "cpu_op":
-        file.operators.append(_times(event, base)[0])
+        file.operators.append(_times(event, base, file.path)[0])
     elif kind == "user_annotation" and _RECEIVED.match(name):
-        file.received.append(_times(event, base))
-    elif kind != "gpu_user_annotation" and name.startswith("ProfilerStep#"):
-        file.steps.append((*_times(event, base), int(name.split("#")[1])))
+        file.received.append(_times(event, base, file.path))
+    elif kind != "gpu_user_annotation" and _STEP.fullmatch(name):
+        number = int(name.split("#")[1])
+        file.steps.append((*_times(event, base, file.path), number))
 
 
 def _paths(source: str | Path | Iterable[str | Path]) -> list[Path]:

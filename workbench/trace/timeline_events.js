@@ -70,7 +70,10 @@ export function decode(buffer, n) {
 // Messages are numbered by the events they carry: [first, first + n). A view that missed some
 // asks for the recent past; one that has them all already ignores a replay meant for another.
 export class Feed {
-  constructor(view, ask) { this.view = view; this.ask = ask; this.since = null; this.next = null; }
+  constructor(view, ask) {
+    this.view = view; this.ask = ask; this.since = null; this.next = null;
+    this.unanswered = false; // what was asked may be lost as well: ask until a replay comes
+  }
   receive(message, buffers) {
     if (message.kind === "events" && message.n) this.events(message, buffers[0]);
     if (message.text) this.view.setText(message.text);
@@ -79,6 +82,7 @@ export class Feed {
   events({ first, n, replay, skipped }, buffer) {
     const end = first + n;
     if (replay) {
+      this.unanswered = false;
       if (this.next !== null && this.next >= end && this.since <= first) return;
       this.view.reset();
       this.view.forgotten = first > 0;
@@ -89,8 +93,9 @@ export class Feed {
         if (this.next === null) this.view.forgotten = first > 0;
         else this.view.skip(decode(buffer, n));
         this.since = first;
-        if (first > 0 && !skipped) this.ask();
+        if (first > 0 && !skipped) this.unanswered = true;
       }
+      if (this.unanswered) this.ask();
     }
     this.next = end;
     this.view.append(decode(buffer, n));

@@ -76,6 +76,15 @@ int64_t os_now(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+int64_t os_thread_now(void) {
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+    struct timespec t;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0)
+        return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+#endif
+    return os_now();
+}
+
 void os_yield(void) { sched_yield(); }
 
 void os_spin(void) {

@@ -19,6 +19,9 @@ void os_join(os_thread *thread);
 /* Nanoseconds of a monotonic clock. */
 int64_t os_now(void);
 
+/* Nanoseconds that the calling thread has run; os_now where the system does not tell. */
+int64_t os_thread_now(void);
+
 /* Gives the core away; a hint that a loop is spinning. */
 void os_yield(void);
 void os_spin(void);
