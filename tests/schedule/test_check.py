@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from workbench.schedule import Action, Schedule, ScheduleError
+import workbench as wb
+from workbench.schedule import Action, Kind, Schedule, ScheduleError
 
 MARK = "<-- ERROR HERE"
 
@@ -349,3 +351,61 @@ def test_a_capacity_that_is_no_count_is_refused(value: Any) -> None:
 def test_a_memory_limit_that_is_no_count_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="memory_limit must be a whole number"):
         gpipe().check(memory_limit=value)
+
+
+PAIRS = [
+    [["(0F0;0F1)OVERLAP_F_B", "0B0", "0B1"]],
+    [["0F0", "0F1", "(0B0;0B1)OVERLAP_F_B"]],
+    [["0F0", "0F1", "(0I0;0W1)OVERLAP_F_B", "0W0", "0I1"]],
+    [["0F0", "(0F1;0R0)OVERLAP_F_B", "0B0", "0B1"]],
+]
+
+
+@pytest.mark.parametrize("rows", PAIRS, ids=str)
+def test_only_a_forward_and_a_backward_overlap(rows: list[list[str]]) -> None:
+    with pytest.raises(ScheduleError, match="write them as two steps") as caught:
+        wb.Schedule("pairs", rows, [0]).check()
+    error = caught.value
+    assert (error.rule, error.rank) == ("overlap", 0)
+    assert isinstance(error.step, int)
+    assert "(" in rows[0][error.step]
+    assert "<-- ERROR HERE" in str(error)
+
+
+REMEDIES = [
+    ([["0F0", "1B0"], ["1F0", "0B0"]], [0, 1], "or make stage_to_rank[1] 0"),
+    ([["0F0", "0F0", "0B0"]], [0], "leave one of them out"),
+    ([["0F0", "0B0", "0F2", "0B2"]], [0], "every microbatch from 0 up"),
+    ([["0F0", "0W0"]], [0], "write exactly one of these"),
+    ([["0B0", "0F0"]], [0], "move it behind that"),
+    ([["0F0", "0B0"], ["1F0", "1B0"]], [0, 2], "add a row per rank"),
+    (
+        [["0F0", "0B0", "0F1", "0B1"], ["1F0", "1F1", "1B0", "1B1"]],
+        [0, 1],
+        "another order of these actions",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rows", "placed", "remedy"), REMEDIES, ids=str)
+def test_every_error_says_what_to_do(
+    rows: list[list[str]], placed: list[int], remedy: str
+) -> None:
+    with pytest.raises(ScheduleError) as caught:
+        wb.Schedule("wrong", rows, placed).check()
+    assert remedy in str(caught.value)
+    assert "rank 0  |" in str(caught.value)
+
+
+def test_numbers_of_actions_are_whole_numbers() -> None:
+    rows = [[Action(np.int64(0), Kind.F, np.int32(0)), "0B0"]]
+    made = wb.Schedule("numbers", rows, [0]).check()
+    assert type(made.ranks[0][0].stage) is int
+    assert type(made.num_microbatches) is int
+    for stage in (0.0, "0", True, None):
+        with pytest.raises(ValueError, match="stage of the action .* whole number"):
+            wb.Schedule("numbers", [[Action(stage, Kind.F, 0), "0B0"]], [0])
+    with pytest.raises(ValueError, match="its kind is 7, but must be one of F, I, W"):
+        wb.Schedule("numbers", [[Action(0, Kind.F, 0)._replace(kind=7), "0B0"]], [0])
+    with pytest.raises(ValueError, match="name must be a text, got None"):
+        wb.Schedule(None, [["0F0", "0B0"]], [0])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import workbench as wb
 from workbench.schedule import halves
+from workbench.search.catalogue import _SLOW, _stages_per_rank
 
 from .orders import every_order
 
@@ -154,6 +155,50 @@ def test_two_copies_are_taken_only_where_allowed() -> None:
     rows = {row["name"]: row for row in both.table}
     assert rows["dualpipe"]["feasible"]
     assert both.lower_bound <= min(r["makespan"] for r in both.table if r["feasible"])
+
+
+def test_recomputing_is_taken_only_where_allowed() -> None:
+    costs = wb.CostModel.uniform(F=[1, 2, 1, 1], I=1, W=1)
+    options = dict(num_microbatches=8, memory_limit=2, iterations=0)
+    alone, both = search(costs, **options), search(costs, **options, recompute=True)
+    rows = {row["name"]: row for row in alone.table}
+    assert "recompute=True allows" in rows["1f1b_recompute"]["problem"]
+    again = wb.Schedule.make("1f1b_recompute", num_ranks=4, num_microbatches=8)
+    assert max(again.in_flight(rank) for rank in range(4)) <= 2
+    assert both.makespan <= wb.simulate(again, costs).makespan
+    rows = {row["name"]: row for row in both.table}
+    assert rows["1f1b_recompute"]["feasible"]
+    assert both.lower_bound <= min(r["makespan"] for r in both.table if r["feasible"])
+
+
+def test_what_there_is_no_time_for_is_left_out_and_said() -> None:
+    costs = wb.CostModel.uniform(F=np.linspace(1, 2, 16), hop=0.1)
+    options = dict(num_ranks=16, num_microbatches=96, memory_limit=16)
+    found = wb.search_schedules(costs, **options, seconds=0.01)
+    rows = {row["name"]: row for row in found.table}
+    assert rows["zb_auto"]["problem"].startswith("left out")
+    assert any("zb_auto" in note for note in found.notes)
+    assert any("a sharper one" in note for note in found.notes)
+    found.schedule.check(memory_limit=16)
+    assert found.lower_bound <= found.makespan
+    for row in found.table:
+        assert not row["feasible"] or found.makespan <= row["makespan"]
+    again = wb.simulate(found.schedule, costs)
+    assert (again.makespan, again.span) == (found.makespan, found.span)
+
+
+def test_something_that_fits_is_found_in_no_time() -> None:
+    costs = wb.CostModel.uniform(F=np.linspace(1, 2, 32))
+    options = dict(num_ranks=16, num_microbatches=64, memory_limit=5)
+    found = wb.search_schedules(costs, **options, seconds=0.01, families=["looped_bfs"])
+    assert max(found.schedule.in_flight(rank) for rank in range(16)) <= 10
+
+
+@pytest.mark.parametrize("name", sorted(_SLOW))
+def test_the_stages_of_families_that_take_long_are_known(name: str) -> None:
+    made = wb.Schedule.make(name, num_ranks=4, num_microbatches=8)
+    length = made.num_stages // made.num_copies
+    assert _stages_per_rank(name, {"num_waves": 1}) == length // 4
 
 
 def test_the_same_seed_and_iterations_give_the_same_result() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import isfinite
+from numbers import Real
 
 from . import greedy
 from .actions import Action, Kind, Row
@@ -24,9 +25,7 @@ def memory_slots(memory_limit: float | None, default: int) -> int:
     """Whole activations that fit. Raises ValueError for less than one."""
     if memory_limit is None:
         return default
-    is_number = isinstance(memory_limit, (int, float)) and not isinstance(
-        memory_limit, bool
-    )
+    is_number = isinstance(memory_limit, Real) and not isinstance(memory_limit, bool)
     if not is_number or not isfinite(memory_limit) or memory_limit < 1:
         raise ValueError(
             f"memory_limit is {memory_limit!r}; it is counted in activations of one "
@@ -35,8 +34,27 @@ def memory_slots(memory_limit: float | None, default: int) -> int:
     return int(memory_limit + 1e-9)
 
 
+def known_costs(cost_model: Costs | None, num_stages: int) -> Costs:
+    """The costs to work with: by default all alike. Raises ValueError for what is no
+    cost model, or one of another number of stages."""
+    if cost_model is None:
+        return Uniform()
+    if not hasattr(cost_model, "seconds") or not hasattr(cost_model, "hop"):
+        raise ValueError(
+            f"cost_model must be a CostModel, got {cost_model!r}; "
+            "CostModel.uniform(F=1, I=1, W=1) makes one"
+        )
+    given = getattr(cost_model, "num_stages", None)
+    if given not in (None, num_stages):
+        raise ValueError(
+            f"cost_model has costs of {given} stages, but the schedule has {num_stages}; "
+            "give a row for each, or one for all"
+        )
+    return cost_model
+
+
 def _share(value: float) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= 1:
         raise ValueError(
             f"weight_memory is {value!r}; it is the share of an activation that W needs, "
@@ -56,12 +74,15 @@ def _depths(p: int, slots: int, costs: Costs) -> Iterator[tuple[int, ...]]:
         for r in range(p)
     ]
     for extra in (0, 1):
-        counts = []
-        for r in range(p):
+        counts: list[int] = []
+        for r in reversed(range(p)):
             way = sum(f + i for f, i in price[r + 1 :]) + 2 * costs.hop * (p - 1 - r)
             fits = int(way / price[r][0] + 1e-9) if price[r][0] > 0 else slots
-            counts.append(min(slots - 1, fits + extra))
-        yield tuple(counts)
+            # Fewer than the next rank's and both would wait: it for a forward, this
+            # one for a gradient.
+            least = counts[-1] if counts else 0
+            counts.append(max(least, min(slots - 1, fits + extra)))
+        yield tuple(counts[::-1])
 
 
 def _due(p: int, m: int, costs: Costs, late: float) -> list[list[float]]:
@@ -106,7 +127,7 @@ def zb_auto(
     """
     p, m = num_ranks, num_microbatches
     slots, kept = memory_slots(memory_limit, p), _share(weight_memory)
-    costs = Uniform() if cost_model is None else cost_model
+    costs = known_costs(cost_model, p)
     placed = waves(p, 1)
     problem = Problem(placed, p, ((range(p), range(m)),), [slots] * p, costs, kept=kept)
 

@@ -33,7 +33,11 @@ def _fail(
 
 
 def _below(count: int, noun: str) -> str:
-    return f"only 0 to {count - 1}" if count else f"the schedule has no {noun}s"
+    if not count:
+        many = f"{noun}es" if noun.endswith("h") else f"{noun}s"
+        return f"the schedule has no {many}"
+    hint = f"; num_{noun}s says how many there are" if noun == "slice" else ""
+    return f"only 0 to {count - 1}{hint}"
 
 
 # ---- one action ----------------------------------------------------------------------
@@ -52,9 +56,16 @@ def _misplaced(schedule: Schedule, rank: int, action: Action) -> str | None:
             return f"there is no {noun} {value}, {_below(count, noun)}"
     home = schedule.stage_to_rank[action.stage]
     if home != rank:
-        return f"stage {action.stage} lives on rank {home}"
+        return (
+            f"stage {action.stage} lives on rank {home}; move the action to that rank's "
+            f"row, or make stage_to_rank[{action.stage}] {rank}"
+        )
     if action.stage not in schedule.chain(action.microbatch):
-        return f"microbatch {action.microbatch} does not pass stage {action.stage}"
+        chain = schedule.chain(action.microbatch)
+        return (
+            f"microbatch {action.microbatch} does not pass stage {action.stage}: its "
+            f"route leads through stages {chain[0]} to {chain[-1]}"
+        )
     return None
 
 
@@ -65,7 +76,8 @@ def _check_places(schedule: Schedule) -> None:
                 schedule,
                 "placement",
                 f"stage {stage} is placed on rank {home}, but there are "
-                f"{schedule.num_ranks} ranks",
+                f"{schedule.num_ranks} ranks; add a row per rank, or place the stage on "
+                "one that there is",
             )
     seen: set[Action] = set()
     for rank, step, action in schedule.walk():
@@ -74,13 +86,28 @@ def _check_places(schedule: Schedule) -> None:
             raise _fail(schedule, "placement", problem, rank, step, action)
         if action in seen:
             first = "rank {}, step {}".format(*schedule.place(action))
-            message = f"it stands at {first} already"
+            message = f"it stands at {first} already; leave one of them out"
             raise _fail(schedule, "uniqueness", message, rank, step, action)
         seen.add(action)
 
 
 _BITS = {Kind.F: 1, Kind.B: 2, Kind.I: 4, Kind.W: 8, Kind.R: 0}
 _WHOLE = (1 | 2, 1 | 4 | 8)  # F and B, or F, I and W
+
+
+def _check_overlaps(schedule: Schedule) -> None:
+    """What runs together is one forward and one action of a backward."""
+    for rank, row in enumerate(schedule.ranks):
+        for step, item in enumerate(row):
+            if not isinstance(item, Overlap):
+                continue
+            forwards = [action.kind is Kind.F for action in item]
+            if sum(forwards) != 1 or Kind.R in (item.first.kind, item.second.kind):
+                message = (
+                    f"{item.first} and {item.second} overlap, but a pair is a forward "
+                    "and one of B, I or W; write them as two steps"
+                )
+                raise _fail(schedule, "overlap", message, rank, step, item.second)
 
 
 def _check_complete(schedule: Schedule) -> None:
@@ -109,10 +136,15 @@ def _incomplete(
     )
     if not schedule.has(forward):
         home = schedule.stage_to_rank[stage]
-        return _fail(schedule, "completeness", "it is missing", home, None, forward)
+        message = (
+            "it is missing; every microbatch from 0 up to the highest runs once on every "
+            "stage of its way"
+        )
+        return _fail(schedule, "completeness", message, home, None, forward)
     found = [str(a) for a in (full, split, weight) if schedule.has(a)]
     message = f"it needs {full}, or {split} and {weight}; there is "
     message += " and ".join(found) or "no backward"
+    message += "; write exactly one of these"
     rank, step = schedule.place(forward)
     return _fail(schedule, "completeness", message, rank, step, forward)
 
@@ -129,7 +161,9 @@ def _check_rows(schedule: Schedule) -> None:
                 where = (
                     "in the same overlap" if position == step else f"at step {position}"
                 )
-                message = f"it needs {need}, which comes only {where}"
+                message = (
+                    f"it needs {need}, which comes only {where}; move it behind that"
+                )
                 raise _fail(schedule, "happens-before", message, rank, step, action)
 
 
@@ -168,7 +202,11 @@ def describe_circle(
             text += f"until {at(target)} comes to its {found.step(target + 1)}"
         lines.append(text)
     circle_told = ",\nwhile ".join(lines)
-    return f"{circle_told}:\nthey wait in a circle (steps counted with communication)"
+    return (
+        f"{circle_told}:\nthey wait in a circle (steps counted with communication); "
+        "another order of these actions on one of the ranks breaks it"
+        + (", and so may more room in the channels" if capacity is not None else "")
+    )
 
 
 def _graph(
@@ -223,12 +261,13 @@ def _check_memory(schedule: Schedule, limit: int) -> None:
             if held > limit:
                 action = halves(row[step])[0]
                 message = f"{held} activations in flight, but the limit is {limit}"
-                message += f" (peak {peak})"
+                message += f" (peak {peak}); run a W or B before it, or allow {peak}"
                 raise _fail(schedule, "memory limit", message, rank, step, action)
 
 
 def _check_local(schedule: Schedule) -> None:
     _check_places(schedule)
+    _check_overlaps(schedule)
     _check_complete(schedule)
     _check_rows(schedule)
 

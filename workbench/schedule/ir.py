@@ -60,11 +60,35 @@ def whole(value: Any, label: str, least: int | None = None) -> int:
     return number
 
 
+def _plain(entry: Action) -> Action:
+    """An action of whole numbers and a kind: a kind given as a plain text would be
+    equal to the enum's, but not it."""
+    try:
+        kind = Kind(entry.kind)
+    except ValueError:
+        raise ValueError(
+            f"{tuple(entry)} is no action: its kind is {entry.kind!r}, but must be one "
+            f"of {', '.join(Kind)}"
+        ) from None
+    numbers = (
+        whole(getattr(entry, label), f"{label} of the action {tuple(entry)}")
+        for label in ("stage", "microbatch", "slice")
+    )
+    stage, microbatch, part = numbers
+    return Action(stage, kind, microbatch, part)
+
+
 def _item(entry: Any) -> Action | Overlap:
     if isinstance(entry, Action):
-        # A kind given as a plain text would be equal to the enum's, but not it.
-        known = type(entry.kind) is Kind
-        return entry if known else entry._replace(kind=Kind(entry.kind))
+        stage, kind, microbatch, part = entry
+        if (
+            type(kind) is Kind
+            and type(stage) is int
+            and type(microbatch) is int
+            and type(part) is int
+        ):
+            return entry
+        return _plain(entry)
     if isinstance(entry, str):
         return parse(entry)
     if isinstance(entry, Overlap):
@@ -123,6 +147,8 @@ class Schedule:
         copy_of: Iterable[int] | None = None,
         route: Iterable[int] | None = None,
     ) -> None:
+        if not isinstance(name, str):
+            raise ValueError(f"name must be a text, got {name!r}")
         if isinstance(ranks, str) or not isinstance(ranks, Iterable):
             raise ValueError(f"ranks must be a list of rows, got {ranks!r}")
         rows = tuple(_row(row, rank) for rank, row in enumerate(ranks))
@@ -330,10 +356,11 @@ class Schedule:
     ) -> Schedule:
         """Raises ScheduleError for the first rule broken; returns the schedule itself.
 
-        Rules: placement, uniqueness, completeness, happens-before, matched
-        communication, no deadlock with ``channel_capacity`` messages per channel (0:
-        rendezvous; None: any number), and at most ``memory_limit`` activations in
-        flight per rank. Raises ValueError for a capacity or limit that is no count.
+        Rules: placement, uniqueness, overlap (a forward with one of B, I or W),
+        completeness, happens-before, matched communication, no deadlock with
+        ``channel_capacity`` messages per channel (0: rendezvous; None: any number), and
+        at most ``memory_limit`` activations in flight per rank. Raises ValueError for a
+        capacity or limit that is no count.
         """
         from .check import check
 

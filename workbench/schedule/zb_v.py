@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from . import greedy
 from .actions import Row
-from .automatic import FILLS, memory_slots
-from .greedy import Costs, Problem, Rule, Uniform
+from .automatic import FILLS, known_costs, memory_slots
+from .greedy import Costs, Problem, Rule
 from .ir import Schedule
 from .placement import RowBuilder, waves, without_microbatches
 
@@ -79,7 +79,7 @@ def zb_v_greedy(
     """
     p, m = num_ranks, num_microbatches
     slots = 2 * memory_slots(memory_limit, p)
-    costs = Uniform() if cost_model is None else cost_model
+    costs = known_costs(cost_model, 2 * p)
     placed = waves(p, 2)
     problem = Problem(placed, p, ((range(2 * p), range(m)),), [slots] * p, costs)
 

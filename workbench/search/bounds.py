@@ -24,22 +24,25 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from ..schedule import Action, Kind
 from .problem import Problem
 
+Ints = npt.NDArray[np.int64]
 Prefixes = list[list[int]]
 _NEVER = -1
 
 
-def lower_bound(problem: Problem, objective: str) -> float:
-    """What no order of the problem's actions can beat, in the costs' unit.
+def lower_bound(problem: Problem, objective: str, rough: bool = False) -> float:
+    """What no order of the problem's actions can beat, in the costs' unit; ``rough``:
+    by paths and work alone, for large problems in a hurry.
 
     With a price for overlapping pairs every cost counts as the cheapest pair makes it:
     a pair is then no shorter than both its halves one after the other.
     """
     factor = overlap_factor(problem)
-    bound = Bound(problem)
+    bound = Bound(problem, sharpen=not rough)
     ticks = bound.makespan() if objective == "makespan" else bound.span()
     if factor < 1:
         return factor * ticks * problem.tick * (1 - 1e-9)
@@ -81,6 +84,7 @@ class Bound:
                 min(self.duration[a - a % m : a - a % m + m])
                 for a in range(self.problem.size)
             ]
+        #: Without: paths alone, and in ``makespan`` and ``span`` no gaps either.
         self.sharpen = sharpen
         self.needs = self._edges()
         self.order = self._order()
@@ -146,6 +150,7 @@ class Bound:
         of ``source``, and -1 for what does not come after it."""
         duration = self.duration
         head = [_NEVER] * self.problem.size
+        known = np.full(len(head), _NEVER)
         before = self._counts(self.order, self.needs) if self.sharpen else None
         for action in self.order:
             found = 0 if source is None or action == source else _NEVER
@@ -155,8 +160,12 @@ class Bound:
                         found, head[need] + duration[need] + self.lag(need, action)
                     )
             if before is not None and found >= 0:
-                found = max(found, self._after_all(before[action], action, head, False))
-            head[action] = found
+                if self._many:
+                    done = self._after_many(before[action], action, known, False)
+                else:
+                    done = self._after_all(before[action], action, head, False)
+                found = max(found, done)
+            head[action] = known[action] = found
         return head
 
     def tails(self, rank: int | None = None) -> list[int]:
@@ -164,6 +173,7 @@ class Bound:
         of the rank's last action, and -1 for what has none of the rank's after it."""
         problem, duration = self.problem, self.duration
         tail = [_NEVER] * problem.size
+        known = np.full(len(tail), _NEVER)
         backwards = self.order[::-1]
         after = self._counts(backwards, self.feeds) if self.sharpen else None
         for action in backwards:
@@ -173,8 +183,12 @@ class Bound:
                     through = tail[follower] + duration[follower]
                     found = max(found, through + self.lag(action, follower))
             if after is not None and found >= 0:
-                found = max(found, self._after_all(after[action], action, tail, True))
-            tail[action] = found
+                if self._many:
+                    done = self._after_many(after[action], action, known, True)
+                else:
+                    done = self._after_all(after[action], action, tail, True)
+                found = max(found, done)
+            tail[action] = known[action] = found
         return tail
 
     def _counts(self, order: list[int], needs: list) -> Prefixes:
@@ -197,24 +211,63 @@ class Bound:
     ) -> int:
         """One machine: when everything that must be done on the same rank first can be
         done, given heads (or, backwards, tails)."""
-        problem = self.problem
-        m, per_stage = problem.num_microbatches, len(problem.kinds)
-        rank = problem.rank_of[action]
+        m = self.problem.num_microbatches
         jobs = []
-        for stage, home in enumerate(problem.stage_to_rank):
-            if home != rank:
-                continue
-            for token in range(stage * per_stage, (stage + 1) * per_stage):
-                first, count = token * m, counts[token]
-                begin = first + m - count if backwards else first
-                for job in range(begin, begin + count):
-                    if known[job] >= 0:
-                        jobs.append((known[job], self.duration[job]))
+        for token in self._tokens[self.problem.rank_of[action]]:
+            first, count = token * m, counts[token]
+            begin = first + m - count if backwards else first
+            for job in range(begin, begin + count):
+                if known[job] >= 0:
+                    jobs.append((known[job], self.duration[job]))
         jobs.sort()
         clock = 0
         for ready, work in jobs:
             clock = max(clock, ready) + work
         return clock
+
+    def _after_many(
+        self, counts: list[int], action: int, known: Ints, backwards: bool
+    ) -> int:
+        """``_after_all`` for many jobs: the latest of what begins with some job and
+        goes on with all that are not ready before it."""
+        m, work = self.problem.num_microbatches, self._work_of
+        ready, lasts = [], []
+        for token in self._tokens[self.problem.rank_of[action]]:
+            first, count = token * m, counts[token]
+            begin = first + m - count if backwards else first
+            ready.append(known[begin : begin + count])
+            lasts.append(work[begin : begin + count])
+        since, duration = np.concatenate(ready), np.concatenate(lasts)
+        if since.min(initial=0) < 0:
+            duration, since = duration[since >= 0], since[since >= 0]
+        if not len(since):
+            return 0
+        order = since.argsort(kind="stable")
+        left = duration[order][::-1].cumsum()[::-1]
+        return int((since[order] + left).max())
+
+    @cached_property
+    def _many(self) -> bool:
+        """Whether ranks have so many jobs that arrays are faster than lists."""
+        return len(self.order) > 100 * len(self.own)
+
+    @cached_property
+    def _work_of(self) -> Ints:
+        return np.array(self.duration, np.int64)
+
+    @cached_property
+    def _tokens(self) -> list[list[int]]:
+        """Per rank, the tokens of its stages."""
+        per_stage = len(self.problem.kinds)
+        return [
+            [
+                token
+                for stage, home in enumerate(self.problem.stage_to_rank)
+                if home == rank
+                for token in range(stage * per_stage, (stage + 1) * per_stage)
+            ]
+            for rank in range(self.problem.num_ranks)
+        ]
 
     # ---- bounds ----------------------------------------------------------------------
 
@@ -227,14 +280,17 @@ class Bound:
             if own:
                 best = max(best, self._one_machine(own, heads, tails))
                 start = min(heads[a] for a in own)
-                best = max(best, start + self._work(own) + self._gaps(rank))
+                gaps = self._gaps(rank) if self.sharpen else 0
+                best = max(best, start + self._work(own) + gaps)
         return best
 
     def span(self) -> int:
         """No order has a smaller span, however late a rank begins."""
         best = 0
         for rank, own in enumerate(self.own):
-            if own:
+            if own and not self.sharpen:
+                best = max(best, self._work(own))
+            elif own:
                 heads, tails = self.heads(own[0]), self.tails(rank)
                 best = max(best, self._one_machine(own, heads, tails))
                 best = max(best, self._work(own) + self._gaps(rank))

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import time
 
+#: Seconds that a search may take whatever it was given: small cases get the whole
+#: catalogue and the sharp bound.
+_FIRST = 0.5
+
 
 class Budget:
     """``more()`` before every trial; ``done`` in [0, 1] says how much is used."""
@@ -39,6 +43,21 @@ class Budget:
                 return False
         self.trials += 1
         return True
+
+    def allows(self, seconds: float, fraction: float) -> bool:
+        """Whether work of about so many seconds ends within a fraction of the budget,
+        or its first second. A count of trials, or no time at all, asks for everything
+        whatever it takes."""
+        if self.iterations is not None or not self.seconds:
+            return True
+        return self.elapsed + seconds <= max(_FIRST, fraction * self.seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds; infinity where trials are counted."""
+        if self.iterations is not None:
+            return float("inf")
+        return self.seconds - self.elapsed
 
     def share(self, fraction: float) -> Budget:
         """A budget of a part of what is left, to be returned with ``give_back``."""

@@ -5,13 +5,39 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ..schedule import SCHEDULES, Schedule, ScheduleError, halves
-from ..simulator import CostModel, simulate
+from ..schedule import (
+    SCHEDULES,
+    Schedule,
+    ScheduleError,
+    halves,
+    in_flight_changes,
+)
+from ..simulator import CostModel, Evaluator, simulate
 from ..trace import Trace
+from .budget import Budget
+
+#: Families whose number of stages per rank follows from their placement; the others
+#: take it as an option, or have one.
+_TWO = ("zb_v", "zb_v_greedy", "v_half", "v_min", "1f1b_v", "dualpipe_v", "bitpipe")
+#: About how long an order that is worked out takes to make, in seconds per action.
+_SLOW = {
+    "zb_auto": 2.5e-4,
+    "zb_v_greedy": 2e-4,
+    "v_half": 1e-4,
+    "v_min": 1e-4,
+    "1f1b_v": 1e-4,
+    "hanayo": 1e-4,
+    "bitpipe": 2e-4,
+}
+#: And any order to be simulated.
+_SIMULATED = 5e-5
+#: How a row begins whose schedule was not worked out.
+NO_TIME = "left out"
 
 
 @dataclass(frozen=True)
@@ -40,6 +66,18 @@ class Candidate:
     def feasible(self) -> bool:
         return self.problem is None
 
+    def simulated(self) -> Candidate:
+        """With the trace, and what is read from it."""
+        assert self.schedule is not None and self.costs is not None
+        trace = simulate(self.schedule, self.costs)
+        return replace(
+            self,
+            makespan=trace.makespan,
+            span=trace.span,
+            bubble_fraction=trace.bubbles().bubble_fraction,
+            trace=trace,
+        )
+
     def row(self) -> dict[str, Any]:
         """What the table shows."""
         return {
@@ -56,21 +94,45 @@ class Candidate:
         }
 
 
+def _shown(options: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if k != "cost_model"}
+
+
+def _recomputes(schedule: Schedule) -> bool:
+    return any(action.kind == "R" for _, _, action in schedule.walk())
+
+
+def _timed(found: Candidate) -> Candidate:
+    """Makespan and span, without a trace."""
+    assert found.schedule is not None and found.costs is not None
+    evaluator = Evaluator(found.schedule, found.costs)
+    whole, starts, ends = evaluator.times(evaluator.rows)
+    if whole < 0:
+        return replace(found, problem="does not run", schedule=None)
+    if found.costs.has_optimizer:
+        return replace(found, makespan=whole, span=whole)
+    begins = evaluator.row_start
+    rows = [slice(a, b) for a, b in pairwise(begins) if b > a]
+    span = max(float(ends[r].max() - starts[r].min()) for r in rows)
+    return replace(found, makespan=whole, span=span)
+
+
 def peak_memory(schedule: Schedule, activations: Sequence[float]) -> float:
     """What the fullest rank holds at once, where a microbatch on stage s takes
-    ``activations[s]`` from its F to the end of its W or B (its share, with slices)."""
+    ``activations[s]`` from its F, or its R where it has one, to the end of its W or B
+    (its share, with slices)."""
     peak = 0.0
     for row in schedule.ranks:
         counts: dict[int, int] = {}
-        for item in row:
-            for action in halves(item):
-                change = (action.kind == "F") - (action.kind in ("W", "B"))
-                if change:
-                    stage = action.stage
-                    counts[stage] = counts.get(stage, 0) + change
-                    if change > 0:
-                        held = sum(activations[s] * n for s, n in counts.items() if n)
-                        peak = max(peak, held)
+        actions = [action for item in row for action in halves(item)]
+        changes = (change for _, change in in_flight_changes(row))
+        for action, change in zip(actions, changes, strict=True):
+            if change:
+                stage = action.stage
+                counts[stage] = counts.get(stage, 0) + change
+                if change > 0:
+                    held = sum(activations[s] * n for s, n in counts.items() if n)
+                    peak = max(peak, held)
     return peak / schedule.num_slices
 
 
@@ -92,6 +154,13 @@ def _variants(
         limits = sorted({num_ranks, 2 * num_ranks, num_microbatches})
         return [{**options, "memory_limit": limit} for limit in limits]
     return [options]
+
+
+def _stages_per_rank(name: str, options: dict[str, Any]) -> int:
+    """What a family's schedules have, without making one."""
+    if name == "hanayo":
+        return 2 * int(options["num_waves"])
+    return 2 if name in _TWO else int(options.get("stages_per_rank", 1))
 
 
 def _copied(costs: CostModel, schedule: Schedule) -> CostModel:
@@ -122,13 +191,23 @@ class Wish:
     memory_limit: float | None
     parameter_copies: int
     split: bool
+    recompute: bool = False
+
+    @property
+    def size(self) -> int:
+        """Actions of one schedule."""
+        return 3 * len(self.activations) * self.num_microbatches
 
     def tried(
-        self, name: str, options: dict[str, Any], schedule: Schedule
+        self,
+        name: str,
+        options: dict[str, Any],
+        schedule: Schedule,
+        quick: bool = False,
     ) -> Candidate:
-        """A schedule, simulated and weighed."""
-        shown = {k: v for k, v in options.items() if k != "cost_model"}
-        found = Candidate(name, shown, schedule=schedule)
+        """A schedule, simulated and weighed; ``quick``: no more than makespan and span,
+        and these of what may be taken."""
+        found = Candidate(name, _shown(options), schedule=schedule)
         problem = self._misfit(schedule)
         if problem:
             return replace(found, problem=problem, schedule=None)
@@ -137,24 +216,19 @@ class Wish:
         if schedule.copy_of:
             activations = tuple(self.activations[s] for s in schedule.copy_of)
         costs = _copied(self.costs, schedule)
-        try:
-            trace = simulate(schedule, costs)
-        except ScheduleError as error:
-            text = str(error).partition("\n")[0]
-            return replace(found, problem=f"does not run: {text}", schedule=None)
         peak = peak_memory(schedule, activations)
         if self.memory_limit is not None and peak > self.memory_limit * (1 + 1e-9):
             problem = f"holds {peak:g}, more than the limit of {self.memory_limit:g}"
-        return replace(
-            found,
-            makespan=trace.makespan,
-            span=trace.span,
-            bubble_fraction=trace.bubbles().bubble_fraction,
-            peak_memory=peak,
-            problem=problem,
-            trace=trace,
-            costs=costs,
-        )
+        elif _recomputes(schedule) and not self.recompute:
+            problem = "runs forwards twice; recompute=True allows that"
+        found = replace(found, peak_memory=peak, problem=problem, costs=costs)
+        if quick and problem:
+            return found
+        try:
+            return _timed(found) if quick else found.simulated()
+        except ScheduleError as error:
+            text = str(error).partition("\n")[0]
+            return replace(found, problem=f"does not run: {text}", schedule=None)
 
     def _misfit(self, schedule: Schedule) -> str | None:
         """Why a schedule is no answer whatever it costs."""
@@ -162,8 +236,8 @@ class Wish:
         copies = schedule.num_stages // length
         if schedule.num_slices > 1:
             return "cuts sequences into slices, whose costs are not searched"
-        if length != self.parts * self.num_ranks:
-            return f"has {length} stages, but the costs are for {len(self.activations)}"
+        if length != len(self.activations):
+            return self._other(length)
         if copies > self.parameter_copies:
             return (
                 f"needs {copies} copies of the parameters; parameter_copies={copies} "
@@ -173,21 +247,45 @@ class Wish:
             return "splits backwards, and split_backward is False"
         return None
 
-    def families(self, names: Sequence[str]) -> list[Candidate]:
-        """Every family of the catalogue, as far as it can be made at these sizes."""
+    def _other(self, stages: int) -> str:
+        return f"has {stages} stages, but the costs are for {len(self.activations)}"
+
+    def families(
+        self, names: Sequence[str], budget: Budget, fraction: float = 1.0
+    ) -> list[Candidate]:
+        """Every family of the catalogue, as far as it can be made at these sizes, within
+        a fraction of the budget: those whose order is worked out come last."""
         found: list[Candidate] = []
         extra = {"cost_model": self.costs, "memory_limit": self.memory_limit}
         if self.memory_limit is None:
             del extra["memory_limit"]
         sizes = (self.num_ranks, self.num_microbatches)
-        for name in names:
+        quick = not budget.allows(len(names) * _SIMULATED * self.size, fraction)
+        for name in sorted(names, key=lambda name: _SLOW.get(name, 0.0)):
             for options in _variants(name, *sizes, self.parts, extra):
-                try:
-                    schedule = SCHEDULES[name](*sizes, **options)
-                except ValueError as error:
-                    shown = {k: v for k, v in options.items() if k != "cost_model"}
-                    text = str(error).partition("\n")[0]
-                    found.append(Candidate(name, shown, problem=text))
-                    continue
-                found.append(self.tried(name, options, schedule))
+                problem = self._left_out(name, options, budget, fraction)
+                if not problem:
+                    try:
+                        schedule = SCHEDULES[name](*sizes, **options)
+                    except ValueError as error:
+                        problem = str(error).partition("\n")[0]
+                found.append(
+                    Candidate(name, _shown(options), problem=problem)
+                    if problem
+                    else self.tried(name, options, schedule, quick)
+                )
         return found
+
+    def _left_out(
+        self, name: str, options: dict[str, Any], budget: Budget, fraction: float
+    ) -> str | None:
+        """Why an order that takes long to work out is not."""
+        if name not in _SLOW:
+            return None
+        parts = _stages_per_rank(name, options)
+        if parts != self.parts:
+            return self._other(parts * self.num_ranks)
+        takes = _SLOW[name] * self.size
+        if budget.allows(takes, fraction):
+            return None
+        return f"{NO_TIME}: takes about {takes:.1g} s to work out; allow more seconds"

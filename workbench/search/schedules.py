@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from math import inf, isfinite
+from numbers import Real
 from typing import Any, NamedTuple
 
 from ..schedule import SCHEDULES
@@ -29,6 +29,7 @@ def search_schedules(
     stages_per_rank: int | Iterable[int] | None = None,
     split_backward: bool = True,
     parameter_copies: int = 1,
+    recompute: bool = False,
     activations: Sequence[float] | None = None,
     families: Iterable[str] | None = None,
     placements: Iterable[Sequence[int]] | None = None,
@@ -55,9 +56,15 @@ def search_schedules(
     microbatch takes on each stage, in that unit; by default 1 / stages per rank.
 
     objective: "makespan" or "span". split_backward: whether backwards may be I and W.
-    parameter_copies: 2 lets schedules with two copies of the parameters in. families:
-    keys of ``SCHEDULES``, by default all. placements: ``stage_to_rank`` tuples to
-    search instead of the loop, the waves and the catalogue's.
+    parameter_copies: 2 lets schedules with two copies of the parameters in. recompute:
+    True lets the catalogue's schedules in that run forwards again (R), whose activations
+    are held from R on; a memory limit then bounds nothing. families: keys of
+    ``SCHEDULES``, by default all. placements: ``stage_to_rank`` tuples to search instead
+    of the loop, the waves and the catalogue's.
+
+    seconds: the search ends about then; 0 tries the catalogue alone, all of it. Families
+    whose order takes too long to work out in that time are left out, and a note says so;
+    the bound is then a rougher one.
 
     seed, iterations: with ``iterations``, the number of orders tried, in place of
     ``seconds`` the same call gives the same result on every machine.
@@ -80,6 +87,7 @@ def search_schedules(
         stages_per_rank=stages_per_rank,
         split_backward=split_backward,
         parameter_copies=parameter_copies,
+        recompute=recompute,
         activations=activations,
         families=families,
         placements=placements,
@@ -103,6 +111,9 @@ def result(search: Search, luck: Luck | None = None) -> SearchResult:
         if luck.rank_by != "nominal":
             ranked.sort(key=lambda c: getattr(c, luck.rank_by) or float("inf"))
     best = ranked[0]
+    if best.feasible and best.trace is None:
+        best = best.simulated()
+        ranked[0] = best
     if not best.feasible or best.trace is None or best.schedule is None:
         raise ValueError(
             f"no schedule was found within memory_limit={search.setup.memory_limit}; "
@@ -141,7 +152,7 @@ class Luck(NamedTuple):
 
 
 def check_seconds(seconds: Any) -> float:
-    known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    known = isinstance(seconds, Real) and not isinstance(seconds, bool)
     if not known or not seconds >= 0:
         raise ValueError(
             f"seconds must be 0 or more, got {seconds!r}; 0 tries the catalogue alone"
@@ -155,7 +166,7 @@ def _luck(draws: Any, jitter: Any, rank_by: str) -> Luck | None:
             f"rank_by must be one of {', '.join(RANKINGS)}, got {rank_by!r}"
         )
     count = whole(draws, "draws", 0)
-    known = isinstance(jitter, (int, float)) and not isinstance(jitter, bool)
+    known = isinstance(jitter, Real) and not isinstance(jitter, bool)
     if not known or not 0 <= jitter < inf:
         raise ValueError(f"jitter must be a number of 0 or more, got {jitter!r}")
     if not count and rank_by != "nominal":
@@ -177,6 +188,7 @@ def make_setup(
     stages_per_rank: int | Iterable[int] | None = None,
     split_backward: bool = True,
     parameter_copies: int = 1,
+    recompute: bool = False,
     activations: Sequence[float] | None = None,
     families: Iterable[str] | None = None,
     placements: Iterable[Sequence[int]] | None = None,
@@ -208,13 +220,14 @@ def make_setup(
         families=_families(families),
         placements=_placements(placements, p, parts),
         exact=bool(exact),
+        recompute=bool(recompute),
     )
 
 
 def _limit(limit: Any) -> float | None:
     if limit is None:
         return None
-    known = isinstance(limit, (int, float, Fraction)) and not isinstance(limit, bool)
+    known = isinstance(limit, Real) and not isinstance(limit, bool)
     if not known or not isfinite(limit) or limit < 1:
         raise ValueError(
             f"memory_limit must be at least 1, got {limit!r}: it counts one "

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from random import Random
 from typing import Any
 
 from ..schedule.placement import loop, waves
 from ..simulator import CostModel
-from .bounds import overlap_factor
+from .bounds import lower_bound, overlap_factor
 from .budget import Budget
-from .catalogue import Candidate, Wish
+from .catalogue import NO_TIME, Candidate, Wish
 from .exact import solve
 from .problem import Problem, memory_units, scaled
 from .space import Space
@@ -24,6 +25,8 @@ OBJECTIVES = ("makespan", "span")
 #: Most stages x microbatches for which the exact stage is tried: with one stage per
 #: rank, where the memory limit is no more than precedences, and with several.
 _EXACT, _EXACT_SHARED = 64, 32
+#: List schedules tried on a placement when nothing else fits.
+_RESCUE = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Setup:
     families: tuple[str, ...]
     placements: tuple[tuple[int, ...], ...] | None
     exact: bool
+    recompute: bool = False
 
     def wish(self, parts: int) -> Wish:
         stages = parts * self.num_ranks
@@ -56,6 +60,7 @@ class Setup:
             self.memory_limit,
             self.parameter_copies,
             self.split,
+            self.recompute,
         )
 
     def placed(self, parts: int) -> dict[tuple[int, ...], str]:
@@ -84,8 +89,13 @@ class Search:
 
     def run(self) -> None:
         for parts in self.setup.parts:
+            if self._late and isfinite(self.value):
+                self.notes.append(f"no time for {parts} stages per rank")
+                break
             self.open(parts, self.setup.families)
         self.each(0.2, Space.build)
+        if not isfinite(self.value):
+            self._rescue()
         self.each(0.4, Space.anneal)
         if self.setup.exact:
             self._prove()
@@ -93,12 +103,25 @@ class Search:
         for space in self.spaces:
             self.candidates += space.found(self.keep)
 
+    def _rescue(self) -> None:
+        """Something that fits, when there was no time for it: list schedules."""
+        for space in self.spaces:
+            for _ in range(_RESCUE):
+                space.build(Budget(0.0, 1), self.random)
+                if space.pool:
+                    return
+
     def open(self, parts: int, families: Sequence[str]) -> None:
         """The catalogue at so many stages per rank, and a space for each placement."""
         setup = self.setup
         wish = setup.wish(parts)
-        tried = wish.families(families)
+        done = setup.parts.index(parts) + 1
+        tried = wish.families(families, self.budget, 0.8 * done / len(setup.parts))
         self.candidates += tried
+        left = [c.name for c in tried if (c.problem or "").startswith(NO_TIME)]
+        if left:
+            names = ", ".join(dict.fromkeys(left))
+            self.notes.append(f"left out for want of time: {names}")
         good = [c.schedule for c in tried if c.feasible and c.schedule is not None]
         placements = setup.placed(parts)
         if setup.placements is None:
@@ -117,9 +140,27 @@ class Search:
                 weights,
                 capacity,
             )
-            space = Space(wish, problem, name, setup.objective)
-            space.seed(good)
+            space = Space(wish, problem, name, setup.objective, self._rough(wish))
+            if not self._late:
+                space.seed(good)
             self.spaces.append(space)
+
+    @property
+    def _late(self) -> bool:
+        """Whether the time that was given is over."""
+        return self.budget.seconds > 0 and self.budget.left <= 0
+
+    def _rough(self, wish: Wish) -> bool:
+        """Whether there is no time for a sharp bound; says so."""
+        ranks, each = self.setup.num_ranks, 1e-4
+        by_makespan = self.setup.objective == "makespan"
+        each += ranks * (1e-5 if by_makespan else 1e-4)
+        if self.budget.allows(each * wish.size, 0.7):
+            return False
+        note = "lower bound by paths and work alone; more seconds allow a sharper one"
+        if note not in self.notes:
+            self.notes.append(note)
+        return True
 
     def each(self, fraction: float, stage: Any) -> None:
         """A stage of the search over the spaces that may still win, the most promising
@@ -181,6 +222,14 @@ class Search:
         bounds = [space.bound for space in self.spaces]
         if self.setup.parameter_copies > 1:
             bounds.append(self._bound_of_copies())
+        if self.setup.recompute and self.setup.memory_limit is not None:
+            # An activation made again is held from its R on: memory bounds nothing.
+            bounds += [
+                lower_bound(
+                    replace(space.problem, capacity=None), self.setup.objective, True
+                )
+                for space in self.spaces
+            ]
         return min(bounds)
 
     def _bound_of_copies(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from random import Random
 
 from ..schedule import Schedule
@@ -16,22 +17,38 @@ from .problem import Problem, Rows
 
 #: How many of the best rows are kept to go on from.
 _POOL = 8
+#: About how long a list schedule takes to build, in seconds per action.
+_BUILT = 3e-5
+#: Larger orders are timed only, as candidates: a trace takes a second.
+_LARGE = 5000
 
 
 class Space:
     """The orders of one placement. Values are in the costs' unit."""
 
-    def __init__(self, wish: Wish, problem: Problem, name: str, objective: str) -> None:
+    def __init__(
+        self,
+        wish: Wish,
+        problem: Problem,
+        name: str,
+        objective: str,
+        rough: bool = False,
+    ) -> None:
         self.wish, self.problem, self.name = wish, problem, name
         if problem.costs.has_optimizer:
             # Ranks wait for each other at the step's end, and the first stage's rank
             # begins at once: its span is the makespan.
             objective = "makespan"
-        self.objective = Objective(problem, objective)
-        self.bound = lower_bound(problem, objective)
+        self.goal = objective
+        self.bound = lower_bound(problem, objective, rough)
         self.proven = False
         self.pool: list[tuple[float, Rows]] = []
         self.rules: list[tuple[float, Rules]] = []
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is made small; laid out when the first order is timed."""
+        return Objective(self.problem, self.goal)
 
     def raise_bound(self, value: float) -> None:
         """Takes a bound that was proven elsewhere."""
@@ -73,7 +90,8 @@ class Space:
 
     def build(self, budget: Budget, random: Random) -> None:
         """List schedules by random rules, and by good ones with a number changed."""
-        while not self.closed and budget.more():
+        takes = _BUILT * self.problem.size
+        while not self.closed and budget.left > takes and budget.more():
             if len(self.rules) > 3 and random.random() < 0.6:
                 rules = changed(self.problem, random.choice(self.rules)[1], random)
             else:
@@ -109,7 +127,10 @@ class Space:
         options = {"placement": self.name, "stages_per_rank": self.wish.parts}
         return [
             self.wish.tried(
-                "searched", options, self.problem.to_schedule(rows, "searched")
+                "searched",
+                options,
+                self.problem.to_schedule(rows, "searched"),
+                quick=self.problem.size > _LARGE,
             )
             for _, rows in self.pool[:count]
         ]
