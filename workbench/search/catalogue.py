@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from ..schedule import (
     SCHEDULES,
     Schedule,
@@ -163,21 +161,6 @@ def _stages_per_rank(name: str, options: dict[str, Any]) -> int:
     return 2 if name in _TWO else int(options.get("stages_per_rank", 1))
 
 
-def _copied(costs: CostModel, schedule: Schedule) -> CostModel:
-    """Costs for every copy of the parameters: those of the stage that is copied."""
-    if schedule.copy_of is None:
-        return costs
-    stages = list(schedule.copy_of)
-    changes: dict[str, Any] = {}
-    if len(costs.times) > 1:
-        changes["times"] = costs.times[stages]
-    if np.ndim(costs.message_bytes):
-        changes["message_bytes"] = np.asarray(costs.message_bytes)[stages]
-    if np.ndim(costs.overlap or 0):
-        changes["overlap"] = np.asarray(costs.overlap)[np.ix_(stages, stages)]
-    return replace(costs, **changes)
-
-
 @dataclass(frozen=True)
 class Wish:
     """What a schedule must be like: sizes, costs of its stages, activations per stage
@@ -215,7 +198,9 @@ class Wish:
         activations = self.activations * (schedule.num_stages // copies or 1)
         if schedule.copy_of:
             activations = tuple(self.activations[s] for s in schedule.copy_of)
-        costs = _copied(self.costs, schedule)
+        costs = self.costs
+        if schedule.copy_of is not None:
+            costs = costs.of_stages(schedule.copy_of)
         peak = peak_memory(schedule, activations)
         if self.memory_limit is not None and peak > self.memory_limit * (1 + 1e-9):
             problem = f"holds {peak:g}, more than the limit of {self.memory_limit:g}"

@@ -18,11 +18,11 @@ from .search import OBJECTIVES, Search, Setup
 
 def search_schedules(
     cost_model: CostModel,
-    *,
     num_ranks: int,
     num_microbatches: int,
     memory_limit: float | None = None,
     seconds: float = 5.0,
+    *,
     objective: str = "makespan",
     seed: int = 0,
     iterations: int | None = None,
@@ -49,7 +49,8 @@ def search_schedules(
     stages per rank. A model of one row gives the costs of a *rank's share* of the
     model: with v stages per rank each is taken to cost 1/v of it, and
     ``SearchResult.cost_model`` has the costs of the stages that were chosen.
-    stages_per_rank: for a model of one row, the numbers to try; by default 1 and 2.
+    stages_per_rank: for a model of one row, the numbers to try, such as (1, 2); by
+    default 1, and the row is then a stage's.
 
     memory_limit: the most that a rank may hold, in one microbatch's activations of one
     rank (None: any amount); held from F to the end of W or B. activations: what a
@@ -98,6 +99,10 @@ def search_schedules(
     if luck:
         search.keep = 3
     search.run()
+    if cost_model.num_stages is None and stages_per_rank is None:
+        search.notes.append(
+            "one stage per rank; stages_per_rank=(1, 2) also tries two, each half a rank's"
+        )
     return result(search, luck)
 
 
@@ -247,7 +252,7 @@ def _parts(
         if not wanted:
             raise ValueError("stages_per_rank is empty; give 1, or several numbers")
     if costs.num_stages is None:
-        return wanted or (1, 2)
+        return wanted or (1,)
     if costs.num_stages % p:
         raise ValueError(
             f"the costs are for {costs.num_stages} stages, which is no multiple of "

@@ -38,13 +38,13 @@ _FINAL = 2
 
 def search_splits(
     layer_costs: CostModel,
-    *,
     num_ranks: int,
     num_microbatches: int,
-    stages_per_rank: int = 1,
     memory_limit: float | None = None,
-    layer_activations: Sequence[float] | None = None,
     seconds: float = 10.0,
+    *,
+    stages_per_rank: int = 1,
+    layer_activations: Sequence[float] | None = None,
     objective: str = "makespan",
     seed: int = 0,
     iterations: int | None = None,
