@@ -161,34 +161,51 @@ class ScheduleTable(Sequence[Entry]):
         figure.update_yaxes(rangemode="tozero")
         return figure
 
-    def _cells(self) -> list[list[str]]:
-        head = [name.replace("_", " ") for name in _COLUMNS] + [""]
-        lines = [head]
+    def _cells(self) -> tuple[list[str], list[tuple[list[str], str]]]:
+        """Names of the columns, and of every entry its cells and why it has none."""
+        names = [*_COLUMNS, *(() if self.memory_limit is None else ("fits",))]
+        head = [name.replace("_", " ") for name in names]
+        rows = []
         for entry in self.entries:
             row = entry.row()
-            cells = [_shown(name, row[name]) for name in _COLUMNS]
-            lines.append([*cells, _reason(entry)])
-        return lines
+            shown = names[:2] if entry.problem else names
+            why = f"not made: {entry.problem}" if entry.problem else ""
+            rows.append(([_shown(name, row[name]) for name in shown], why))
+        return head, rows
 
     def __str__(self) -> str:
-        rows = self._cells()
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        head, rows = self._cells()
+        widths = [
+            max(
+                [
+                    len(cells[i])
+                    for cells in (head, *(c for c, _ in rows))
+                    if i < len(cells)
+                ]
+            )
+            for i in range(len(head))
+        ]
         lines = [self.title]
-        for row in rows:
-            cells = (c.ljust(w) for c, w in zip(row, widths, strict=True))
-            lines.append("  ".join(cells).rstrip())
+        for cells, why in [(head, ""), *rows]:
+            padded = [c.ljust(w) for c, w in zip(cells, widths, strict=False)]
+            lines.append("  ".join([*padded, why]).rstrip())
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head, *rows = self._cells()
+        head, rows = self._cells()
+        body = []
+        for cells, why in rows:
+            line = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            if why:
+                rest = len(head) - len(cells)
+                line += (
+                    f'<td colspan="{rest}" style="text-align:left">{escape(why)}</td>'
+                )
+            body.append(f"<tr>{line}</tr>")
         top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in rows
-        )
         return (
             f"<table><caption>{escape(self.title)}</caption><thead><tr>{top}</tr></thead>"
-            f"<tbody>{body}</tbody></table>"
+            f"<tbody>{''.join(body)}</tbody></table>"
         )
 
 
@@ -197,13 +214,9 @@ def _shown(name: str, value: Any) -> str:
         return ""
     if name == "bubble_fraction":
         return f"{100 * value:.1f} %"
+    if name == "fits":
+        return "yes" if value else "no"
     return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _reason(entry: Entry) -> str:
-    if entry.problem:
-        return f"not made: {entry.problem}"
-    return "" if entry.fits else "more than the memory limit"
 
 
 # ---- making one ----------------------------------------------------------------------

@@ -240,7 +240,8 @@ def timelines(traces: Sequence[Trace]) -> Any:
     figure.update_layout(
         barmode="overlay",
         bargap=0.12,
-        height=120 + sum(heights),
+        height=110 + sum(heights),
+        margin=dict(t=50, b=60),
         template="plotly_white",
     )
     return figure

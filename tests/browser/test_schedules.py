@@ -1,0 +1,45 @@
+"""The notebook on schedules in a real JupyterLab: every cell runs, every figure shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import run_all
+
+pytestmark = pytest.mark.browser
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_schedules.ipynb"
+OUTPUTS = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells]
+  .filter((cell) => cell.type === 'code')
+  .map((cell) => ({ran: cell.executionCount, outputs: cell.outputs.toJSON()}))"""
+
+
+def test_schedules_are_typed_drawn_compared_and_trained(
+    open_notebook: Callable[..., Any],
+) -> None:
+    page = open_notebook(NOTEBOOK)
+    run_all(page)
+    page.wait_for_function(
+        f"() => ({OUTPUTS})().every((cell) => cell.ran)", timeout=240_000
+    )
+    page.wait_for_function(
+        """() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel
+          .status === 'idle'""",
+        timeout=120_000,
+    )
+    outputs = [output for cell in page.evaluate(OUTPUTS) for output in cell["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    figures = [
+        o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})
+    ]
+    assert len(figures) == 3
+    assert any("needs 1I1" in o.get("text", "") for o in outputs)
+    # Figures are drawn when they are scrolled to.
+    page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.content.scrollToItem(10, 'center')"
+    )
+    page.wait_for_selector(".js-plotly-plot .barlayer, .js-plotly-plot .scatterlayer")
