@@ -10,6 +10,7 @@ from typing import Any
 from ..schedule import Schedule
 from ..simulator import CostModel
 from ..trace import Trace
+from .show import as_html, as_text
 
 _COLUMNS = ("name", "options", "makespan", "span", "bubble_fraction", "peak_memory")
 
@@ -87,32 +88,21 @@ class SearchResult:
                 cells.append(f"{value:.5g}")
             else:
                 cells.append("" if value is None else str(value))
+        if not row["feasible"] and row["makespan"] is None:
+            return [*cells[:2], str(row["problem"])]
         return [*cells, "" if row["feasible"] else str(row["problem"])]
 
     def _columns(self) -> tuple[str, ...]:
         return _COLUMNS if self.median is None else (*_COLUMNS, "median", "p90")
 
-    def __str__(self) -> str:
+    def _table(self) -> tuple[list[str], list[list[str]]]:
         head = [*(c.replace("_", " ") for c in self._columns()), "not taken because"]
-        rows = [head, *(self._cells(row) for row in self.table)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [self._head()]
-        for row in rows:
-            cells = (c.ljust(w) for c, w in zip(row, widths, strict=True))
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join([*lines, *self.notes])
+        return head, [self._cells(row) for row in self.table]
+
+    def __str__(self) -> str:
+        return "\n".join([self._head(), *as_text(*self._table()), *self.notes])
 
     def _repr_html_(self) -> str:
-        names = [*(c.replace("_", " ") for c in self._columns()), "not taken because"]
-        head = "".join(f"<th>{name}</th>" for name in names)
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td>{escape(cell)}</td>" for cell in self._cells(row))
-            + "</tr>"
-            for row in self.table
-        )
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
-        return (
-            f"<p>{escape(self._head())}</p>{self.schedule._repr_svg_()}<table><thead><tr>"
-            f"{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
-        )
+        table = as_html(*self._table(), self._head())
+        return f"{self.schedule._repr_svg_()}{table}{notes}"

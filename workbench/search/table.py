@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from html import escape
 from typing import Any
 
 from ..schedule import SCHEDULES, Kind, Schedule
 from ..schedule.ir import whole
 from ..simulator import CostModel, for_stages, priced_for, simulate
 from ..trace import Trace
+from .show import as_html, as_text
 
 _COLUMNS = (
     "name",
@@ -161,52 +161,23 @@ class ScheduleTable(Sequence[Entry]):
         figure.update_yaxes(rangemode="tozero")
         return figure
 
-    def _cells(self) -> tuple[list[str], list[tuple[list[str], str]]]:
-        """Names of the columns, and of every entry its cells and why it has none."""
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
         names = [*_COLUMNS, *(() if self.memory_limit is None else ("fits",))]
-        head = [name.replace("_", " ") for name in names]
         rows = []
         for entry in self.entries:
             row = entry.row()
-            shown = names[:2] if entry.problem else names
-            why = f"not made: {entry.problem}" if entry.problem else ""
-            rows.append(([_shown(name, row[name]) for name in shown], why))
-        return head, rows
+            if entry.problem:
+                why = f"not made: {entry.problem}"
+                rows.append([*(_shown(name, row[name]) for name in names[:2]), why])
+            else:
+                rows.append([_shown(name, row[name]) for name in names])
+        return [name.replace("_", " ") for name in names], rows
 
     def __str__(self) -> str:
-        head, rows = self._cells()
-        widths = [
-            max(
-                [
-                    len(cells[i])
-                    for cells in (head, *(c for c, _ in rows))
-                    if i < len(cells)
-                ]
-            )
-            for i in range(len(head))
-        ]
-        lines = [self.title]
-        for cells, why in [(head, ""), *rows]:
-            padded = [c.ljust(w) for c, w in zip(cells, widths, strict=False)]
-            lines.append("  ".join([*padded, why]).rstrip())
-        return "\n".join(lines)
+        return "\n".join([self.title, *as_text(*self._cells())])
 
     def _repr_html_(self) -> str:
-        head, rows = self._cells()
-        body = []
-        for cells, why in rows:
-            line = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-            if why:
-                rest = len(head) - len(cells)
-                line += (
-                    f'<td colspan="{rest}" style="text-align:left">{escape(why)}</td>'
-                )
-            body.append(f"<tr>{line}</tr>")
-        top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-        return (
-            f"<table><caption>{escape(self.title)}</caption><thead><tr>{top}</tr></thead>"
-            f"<tbody>{''.join(body)}</tbody></table>"
-        )
+        return as_html(*self._cells(), self.title)
 
 
 def _shown(name: str, value: Any) -> str:
