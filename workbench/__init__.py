@@ -24,6 +24,7 @@ from .schedule import (
     Program,
     Schedule,
     ScheduleError,
+    side_by_side,
 )
 from .search import (
     ScheduleTable,
@@ -85,5 +86,6 @@ __all__ = [
     "schedule_figure",
     "search_schedules",
     "search_splits",
+    "side_by_side",
     "simulate",
 ]

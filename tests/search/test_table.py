@@ -147,7 +147,15 @@ def test_a_figure_shows_schedules_one_below_the_other() -> None:
     # An overlap's halves share a row; both copies of the parameters are told apart.
     second = [bar for bar in figure.data if bar.yaxis == "y2"]
     assert {float(w) for bar in second for w in bar.width} == {0.42, 0.85}
-    assert {p for bar in second for p in bar.marker.pattern.shape} == {"", "/"}
+    for bar in second:
+        colours = {True: set(), False: set()}
+        for (name, _), colour in zip(bar.customdata, bar.marker.color, strict=True):
+            rank_of = shown[1].stage_to_rank
+            first = rank_of.index(rank_of[int(name[0])])
+            colours[int(name[0]) == first].add(colour)
+        assert len(colours[True]) == len(colours[False]) == 1
+        assert colours[True] != colours[False]
+        assert bar.marker.color[0] in colours[True]  # the legend's
     named = [bar.name for bar in figure.data if bar.showlegend]
     assert sorted(named) == sorted({bar.name for bar in figure.data})
     with pytest.raises(ValueError, match="nothing to draw"):

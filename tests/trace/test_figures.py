@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from workbench.schedule import Schedule
+from workbench.simulator import CostModel, simulate
 from workbench.trace import WAIT_LANE, Trace, compare
 from workbench.trace.report import PARTS
 
@@ -137,6 +139,26 @@ def test_the_svg_draws_every_action_as_long_as_it_was(trace_of: Build) -> None:
     for text, ticks in told.items():
         assert widths[text] == pytest.approx(ticks * unit, abs=0.02)
     assert re.search("measured, makespan 13 unit", drawn)
+
+
+def test_the_svg_shows_both_halves_of_a_pair_and_its_stages() -> None:
+    made = Schedule.make("dualpipe", num_ranks=4, num_microbatches=8)
+    drawn = simulate(made, CostModel.uniform(overlap=2.5))._repr_svg_()
+    space = "{http://www.w3.org/2000/svg}"
+    boxes: list[tuple[float, ...]] = []
+    texts = set()
+    for group in ElementTree.fromstring(drawn).iter(f"{space}g"):
+        box, letters = group.find(f"{space}rect"), group.find(f"{space}text")
+        assert box is not None
+        boxes.append(tuple(float(box.attrib[n]) for n in ("x", "y", "width", "height")))
+        texts.add(letters.text if letters is not None else "")
+    assert len(boxes) == sum(1 for _ in made.walk())
+    assert {str(action) for _, _, action in made.walk()} == texts
+    for i, (x, y, width, height) in enumerate(boxes):
+        for left, top, wide, tall in boxes[:i]:
+            across = min(x + width, left + wide) - max(x, left)
+            down = min(y + height, top + tall) - max(y, top)
+            assert across < 0.02 or down <= 0  # no box hides another
 
 
 def test_the_svg_of_an_empty_trace_is_xml(trace_of: Build) -> None:

@@ -16,8 +16,9 @@ def schedule_figure(*shown: Schedule | Trace, costs: CostModel | None = None) ->
     """A Plotly figure of schedules, simulated, and of traces, on one axis of time.
 
     costs: as for ``compare_schedules``: of the model's pieces, or of one rank's share
-    (by default F = I = W = 1), cut or added up to each schedule's stages. Raises
-    ValueError without anything to show, and for costs that do not fit.
+    (by default F = I = W = 1), cut or added up to each schedule's stages. Lighter bars
+    are of a rank's later stages, or its other copy of the parameters. Raises ValueError
+    without anything to show, and for costs that do not fit.
     """
     if not shown:
         raise ValueError("nothing to draw: give at least one schedule or trace")

@@ -1,11 +1,11 @@
 """A trace as a small static SVG: one row per rank, time to the right, letters in the
-boxes."""
+boxes. Actions that run together share the height of their row."""
 
 from __future__ import annotations
 
 from html import escape
 
-from .palette import KIND_COLOURS
+from .cells import LOWER, WHOLE, colours, halves, stage_numbers
 from .trace import WAIT_LANE, Trace
 
 _WIDTH, _ROW, _GAP, _LEFT = 1100.0, 24, 4, 56
@@ -27,23 +27,24 @@ def svg(trace: Trace) -> str:
     if len(shown):
         low = int(shown.start.min())
         scale = _WIDTH / max(1, int(shown.end.max()) - low)
-        rows = zip(
-            shown.rank.tolist(), shown.start.tolist(), shown.end.tolist(), strict=True
-        )
-        for action, (rank, start, end) in zip(shown.actions(), rows, strict=True):
+        columns = (shown.rank, shown.start, shown.end, halves(shown), colours(shown))
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        many = bool(stage_numbers(shown).any())
+        for action, row in zip(shown.actions(), rows, strict=True):
+            rank, start, end, half, colour = row
             x, width = _LEFT + (start - low) * scale, (end - start) * scale
-            y = rank * (_ROW + _GAP)
+            height = _ROW if half == WHOLE else _ROW // 2
+            y = rank * (_ROW + _GAP) + (height if half == LOWER else 0)
             label = escape(f"{action} {(end - start) * trace.tick:.6g} {trace.unit}")
             parts.append(
                 f'<g><title>{label}</title><rect x="{x:.2f}" y="{y}" width="{width:.2f}" '
-                f'height="{_ROW}" fill="{KIND_COLOURS.get(action.kind, "#999999")}" '
-                'stroke="#222" stroke-width="0.4"/>'
+                f'height="{height}" fill="{colour}" stroke="#222" stroke-width="0.4"/>'
             )
-            text = f"{action.kind}{action.microbatch}"
+            text = str(action)[0 if many else len(str(action.stage)) :]
             if action.microbatch >= 0 and width > 7 * len(text):
                 parts.append(
-                    f'<text x="{x + width / 2:.2f}" y="{y + 16}" font-size="11" '
-                    f'text-anchor="middle" fill="#000">{text}</text>'
+                    f'<text x="{x + width / 2:.2f}" y="{y + height / 2 + 4:g}" '
+                    f'font-size="11" text-anchor="middle" fill="#000">{text}</text>'
                 )
             parts.append("</g>")
     told = f"{trace.source}, makespan {trace.makespan:.6g} {trace.unit}"

@@ -7,13 +7,13 @@ times were simulated, measured or assembled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..schedule import KIND_CODE, Kind
-from .palette import CAUSE_COLOURS, KIND_COLOURS, WAIT_COLOUR
+from ..schedule import COMPUTE, KIND_CODE
+from .cells import LOWER, UPPER, WHOLE, colours, halves, stage_numbers
+from .palette import CAUSE_COLOURS
 from .trace import COMPUTE_LANE, WAIT_LANE, Trace
 
 if TYPE_CHECKING:
@@ -39,70 +39,36 @@ def _bars(trace: Trace, rows: np.ndarray) -> list[Any]:
     starts = (trace.start - origin) * trace.tick
     lengths = (trace.end - trace.start) * trace.tick
     names = np.array([str(a) for a in trace.actions()], dtype=object)
-    shift, height = _halves(trace)
-    hatch = _hatch(trace)
+    half, number, colour = halves(trace), stage_numbers(trace), colours(trace)
+    places = rows + np.select([half == UPPER, half == LOWER], [-0.21, 0.21])
     bars = []
-    kinds = [
-        (kind, trace.of_kind(kind) & (trace.lane != WAIT_LANE)) for kind in KIND_CODE
-    ]
-    for kind, mask in kinds:
-        if not mask.any():
+    for kind in KIND_CODE:
+        shown = np.flatnonzero(trace.of_kind(kind) & (trace.lane != WAIT_LANE))
+        if not len(shown):
             continue
+        # The legend takes the first one's colour.
+        shown = shown[np.argsort(number[shown], kind="stable")]
         bars.append(
             go.Bar(
                 name=str(kind),
                 orientation="h",
-                base=starts[mask],
-                x=lengths[mask],
-                y=(rows + shift)[mask],
-                width=height[mask],
-                customdata=np.stack([names[mask], trace.step[mask]], axis=1),
+                base=starts[shown],
+                x=lengths[shown],
+                y=places[shown],
+                width=np.where(half[shown] == WHOLE, 0.85, 0.42),
+                customdata=np.stack([names[shown], trace.step[shown]], axis=1),
                 hovertemplate=(
                     "%{customdata[0]}, step %{customdata[1]}<br>"
                     f"from %{{base:.6g}} for %{{x:.6g}} {trace.unit}<extra></extra>"
                 ),
-                marker=dict(
-                    color=KIND_COLOURS.get(kind, WAIT_COLOUR),
-                    line=dict(width=0.5, color="#222"),
-                    pattern=dict(
-                        shape=hatch[mask], solidity=0.12, size=6, fgcolor="#222"
-                    ),
-                ),
-                text=[
-                    n if kind in (Kind.F, Kind.B, Kind.I, Kind.W) else ""
-                    for n in names[mask]
-                ],
+                marker=dict(color=colour[shown], line=dict(width=0.5, color="#222")),
+                text=names[shown] if kind in COMPUTE else None,
                 textposition="inside",
                 insidetextanchor="middle",
+                insidetextfont=dict(color="#111"),
             )
         )
     return bars
-
-
-def _halves(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """(shift, height) of every event's bar: actions that run together share a row."""
-    shift, height = np.zeros(len(trace)), np.full(len(trace), 0.85)
-    work = np.flatnonzero(trace.lane == COMPUTE_LANE)
-    about = np.stack([trace.rank[work], trace.start[work], trace.end[work]])
-    _, first, where = np.unique(about, axis=1, return_index=True, return_inverse=True)
-    where = where.reshape(-1)
-    second = np.setdiff1d(np.arange(len(work)), first)
-    second = second[trace.end[work[second]] > trace.start[work[second]]]
-    for part, by in ((first[where[second]], -0.21), (second, 0.21)):
-        shift[work[part]], height[work[part]] = by, 0.42
-    return shift, height
-
-
-def _hatch(trace: Trace) -> np.ndarray:
-    """Patterns that tell a rank's stages apart, in ascending order; none for the
-    first."""
-    found = np.full(len(trace), "", dtype=object)
-    for rank in range(trace.num_ranks):
-        mine = trace.rank == rank
-        stages = np.unique(trace.stage[mine])
-        for stage, pattern in zip(stages[1:], cycle("/.x"), strict=False):
-            found[mine & (trace.stage == stage)] = pattern
-    return found
 
 
 def timeline(trace: Trace) -> Any:
