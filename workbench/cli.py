@@ -1,7 +1,8 @@
 """The command line: the same things without a notebook.
 
 workbench run [job.toml]     train; without a file, the main job
-workbench schedule NAME      draw, check and simulate a schedule
+workbench schedule NAME...   draw, check and simulate schedules, one below the other
+workbench schedules          every schedule in a table
 workbench doctor             what this machine offers
 """
 
@@ -24,9 +25,9 @@ from .engine.run import progress_words
 from .launcher import launch
 from .model import Model
 from .partition import Partition
-from .schedule import SCHEDULES, Schedule
+from .schedule import SCHEDULES, Schedule, side_by_side
 from .search import compare_schedules
-from .simulator import CostModel, simulate
+from .simulator import CostModel, priced_for, simulate
 
 
 def main_job(options: argparse.Namespace) -> Job:
@@ -87,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--folder", type=Path, help="where the run's files go")
     run.add_argument("--prompt", default="def ", help="start of the sample at the end")
     run.add_argument("--sample", type=int, default=200, help="bytes to sample; 0: none")
-    draw = commands.add_parser("schedule", help="draw, check and simulate a schedule")
-    draw.add_argument("name", help=", ".join(SCHEDULES))
+    draw = commands.add_parser("schedule", help="draw, check and simulate schedules")
+    draw.add_argument("names", nargs="+", metavar="name", help=", ".join(SCHEDULES))
     draw.add_argument("--ranks", type=_positive, default=4)
     draw.add_argument("--microbatches", type=_positive, default=8)
     draw.add_argument("--csv", type=Path, help="also write it as PyTorch's CSV")
@@ -191,17 +192,20 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _schedule(options: argparse.Namespace) -> int:
-    schedule = Schedule.make(
-        options.name, num_ranks=options.ranks, num_microbatches=options.microbatches
-    )
-    schedule.check()
-    print(schedule)
-    print(
-        f"\nsmallest channel capacity without deadlock: {schedule.minimum_channel_capacity()}"
-    )
-    print(f"\nF = I = W = 1:\n{simulate(schedule, CostModel.uniform()).bubbles()}")
+    if options.csv and len(options.names) > 1:
+        raise ValueError(f"--csv writes one schedule, but got {len(options.names)}")
+    sizes = {"num_ranks": options.ranks, "num_microbatches": options.microbatches}
+    made = [Schedule.make(name, **sizes).check() for name in options.names]
+    print(side_by_side(*made) if len(made) > 1 else made[0])
+    for schedule in made:
+        report = simulate(schedule, priced_for(schedule, CostModel.uniform())).bubbles()
+        print(
+            f"\n{schedule.name}: smallest channel capacity without deadlock "
+            f"{schedule.minimum_channel_capacity()}\n"
+            f"F = I = W = 1 for a rank's share:\n{report}"
+        )
     if options.csv:
-        options.csv.write_text(schedule.to_csv(), encoding="utf-8")
+        options.csv.write_text(made[0].to_csv(), encoding="utf-8")
     return 0
 
 

@@ -109,6 +109,34 @@ def test_schedule_draws_and_writes_csv(
     assert wb.Schedule.from_csv(path).ranks == made.ranks
 
 
+def test_schedules_are_drawn_one_below_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["schedule", "1f1b", "zb_v", "--ranks", "2"]) == 0
+    told = capsys.readouterr().out
+    made = [
+        wb.Schedule.make(name, num_ranks=2, num_microbatches=8)
+        for name in ("1f1b", "zb_v")
+    ]
+    assert str(wb.side_by_side(*made)) in told
+    # A rank's share costs the same in both: 8 (1 + 2), and what is idle.
+    assert "makespan 27 unit" in told
+    assert "makespan 24.5 unit" in told
+    path = tmp_path / "s.csv"
+    assert main(["schedule", "1f1b", "zb_v", "--csv", str(path)]) == 2
+    assert "--csv writes one schedule" in capsys.readouterr().err
+
+
+def test_all_schedules_are_told_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ["--memory-limit", "3", "--hop", "0.5", "--sort", "peak_memory"]
+    assert main(["schedules", "--ranks", "3", "--microbatches", "6", *limits]) == 0
+    costs = wb.CostModel.uniform(hop=0.5)
+    table = wb.compare_schedules(3, 6, costs, memory_limit=3)
+    assert capsys.readouterr().out == f"{table.sorted('peak_memory')}\n"
+    assert main(["schedules", "--sort", "speed"]) == 2
+    assert "no column 'speed'" in capsys.readouterr().err
+
+
 def test_doctor_names_the_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     from cython_kernels import _kernels
 

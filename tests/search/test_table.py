@@ -102,6 +102,44 @@ def test_it_is_sorted_shown_and_looked_up() -> None:
     assert list(table.figure().data[0].text) == ["zb_h1", "gpipe"]
 
 
+@pytest.mark.parametrize(
+    ("p", "m", "options"), [(4, 8, {"memory_limit": 4}), (8, 16, {}), (2, 4, {})]
+)
+def test_no_label_of_the_figure_hides_another(
+    p: int, m: int, options: dict[str, float]
+) -> None:
+    table = wb.compare_schedules(p, m, wb.CostModel.uniform(hop=0.1), **options)
+    figure = table.figure()
+    wide, tall = 700, 420  # of the axes, in pixels, about as in a notebook
+    boxes = []
+    named = []
+    for part in figure.data:
+        for x, y, text, place in zip(
+            part.x, part.y, part.text, part.textposition, strict=True
+        ):
+            named += text.split(", ")
+            entry = table[named[-1]]
+            assert x == entry.peak_memory
+            assert y == pytest.approx(100 * entry.bubble_fraction, abs=1e-3)
+            up, side = place.split()
+            left = wide * x / figure.layout.xaxis.range[1]
+            below = tall * y / figure.layout.yaxis.range[1]
+            size = 6 * len(text)
+            left += {"left": -8 - size, "center": -size / 2, "right": 8}[side]
+            below += {"bottom": -20, "middle": -6, "top": 8}[up]
+            boxes.append((left, below, left + size, below + 12))
+    assert sorted(named) == sorted(e.name for e in table if e.schedule)
+    for i, (left, low, right, high) in enumerate(boxes):
+        for other in boxes[:i]:
+            apart = other[0] >= right or other[2] <= left
+            assert apart or other[1] >= high or other[3] <= low
+
+
+def test_a_figure_of_nothing_that_can_be_made_is_empty() -> None:
+    table = wb.compare_schedules(3, 4, names=["dualpipe", "chimera"])
+    assert not table.figure().data
+
+
 def test_costs_are_cut_and_added_up() -> None:
     costs = wb.CostModel.uniform(
         F=[1, 2, 3, 4], message_bytes=[10, 20, 30, 40], overlap=np.ones((4, 4))

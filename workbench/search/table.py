@@ -120,46 +120,9 @@ class ScheduleTable(Sequence[Entry]):
     def figure(self) -> Any:
         """Bubble against peak memory, a Plotly figure: what is down and to the left is
         better."""
-        import plotly.graph_objects as go
+        from .figures import scatter
 
-        made = [entry for entry in self.entries if entry.schedule is not None]
-        figure = go.Figure()
-        for copies in sorted({e.parameter_copies or 1 for e in made}):
-            places: dict[tuple[float, float], list[Entry]] = {}
-            for entry in made:
-                if entry.parameter_copies == copies:
-                    bubble = 100 * (entry.bubble_fraction or 0.0)
-                    place = entry.peak_memory or 0.0, round(bubble, 3)
-                    places.setdefault(place, []).append(entry)
-            some = [entries[0] for entries in places.values()]
-            figure.add_scatter(
-                x=[memory for memory, _ in places],
-                y=[bubble for _, bubble in places],
-                text=[", ".join(e.name for e in same) for same in places.values()],
-                name=f"{copies} cop{'y' if copies == 1 else 'ies'} of the parameters",
-                mode="markers+text",
-                textposition="top center",
-                marker=dict(size=10, symbol="circle" if copies == 1 else "diamond"),
-                customdata=[[e.row()["options"], e.makespan, e.volume] for e in some],
-                hovertemplate=(
-                    "%{text} %{customdata[0]}<br>bubble %{y:.1f} %, memory %{x:.3g}<br>"
-                    f"makespan %{{customdata[1]:.6g}} {self.unit}, volume "
-                    "%{customdata[2]:.6g}<extra></extra>"
-                ),
-            )
-        if self.memory_limit is not None:
-            figure.add_vline(
-                x=self.memory_limit, line_dash="dash", annotation_text="memory limit"
-            )
-        figure.update_layout(
-            title=self.title,
-            xaxis_title="peak memory (a microbatch's activations of one rank)",
-            yaxis_title="bubble (% of ranks x makespan)",
-            template="plotly_white",
-        )
-        figure.update_xaxes(rangemode="tozero")
-        figure.update_yaxes(rangemode="tozero")
-        return figure
+        return scatter(self)
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         names = [*_COLUMNS, *(() if self.memory_limit is None else ("fits",))]
