@@ -18,6 +18,7 @@ from ..schedule import (
 from ..simulator import CostModel, Evaluator, simulate
 from ..trace import Trace
 from .budget import Budget
+from .show import options_text
 
 #: Families whose number of stages per rank follows from their placement; the others
 #: take it as an option, or have one.
@@ -80,7 +81,7 @@ class Candidate:
         """What the table shows."""
         return {
             "name": self.name,
-            "options": ", ".join(f"{k}={v}" for k, v in self.options.items()),
+            "options": options_text(self.options),
             "makespan": self.makespan,
             "span": self.span,
             "bubble_fraction": self.bubble_fraction,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 
 def as_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -35,3 +36,9 @@ def as_html(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
         f"<table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table>"
     )
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """What a schedule was made with, as ``name=value``."""
+    shown = {k: f"{v:g}" if isinstance(v, float) else v for k, v in options.items()}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())

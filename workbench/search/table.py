@@ -11,7 +11,7 @@ from ..schedule import SCHEDULES, Kind, Schedule
 from ..schedule.ir import whole
 from ..simulator import CostModel, for_stages, priced_for, simulate
 from ..trace import Trace
-from .show import as_html, as_text
+from .show import as_html, as_text, options_text
 
 _COLUMNS = (
     "name",
@@ -65,7 +65,7 @@ class Entry:
     def row(self) -> dict[str, Any]:
         """The numbers, by name."""
         found = {name: getattr(self, name) for name in _COLUMNS}
-        found["options"] = ", ".join(f"{k}={v}" for k, v in self.options.items())
+        found["options"] = options_text(self.options)
         found |= {
             name: getattr(self, name)
             for name in ("memory", "messages", "bytes", "fits", "problem")
