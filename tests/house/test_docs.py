@@ -13,6 +13,7 @@ PAGES = (
     "adding-a-schedule.md",
     "bring-your-own-run.md",
     "interchange.md",
+    "schedules.md",
     "search.md",
     "simulator.md",
 )
