@@ -91,7 +91,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Pa
         yield address, token, work
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:  # it waits for its kernels to answer
+            server.kill()
+            server.wait()
         log.close()
 
 

@@ -110,6 +110,18 @@ def test_once_a_view_was_heard_nothing_is_repeated(notebook: Notebook) -> None:
     assert not [m for m in notebook.messages if "replay" in m]
 
 
+def test_a_page_that_is_loaded_again_is_told_the_past_even_if_it_is_not_heard(
+    notebook: Notebook,
+) -> None:
+    watch(LiveSource(seconds=3.0))
+    widget = notebook.displayed[0][0]
+    widget._answer(widget, {"kind": "hello"}, [])
+    before = sum(m.get("replay", False) for m in notebook.messages)
+    widget.get_state()  # as JupyterLab asks for it when the page comes back
+    wait_until(lambda: sum(m.get("replay", False) for m in notebook.messages) > before)
+    notebook.frozen()
+
+
 def test_an_error_of_the_watcher_is_shown_and_the_run_goes_on(
     notebook: Notebook,
 ) -> None:

@@ -73,6 +73,7 @@ class Timeline(anywidget.AnyWidget):
         # Held while sending too: what is sent first must also arrive first.
         self._sending = threading.Lock()
         self.heard = False  # a view has said that it listens
+        self.asked = 0  # times that the whole state was asked for
         live = not isinstance(shown, Trace)
         if isinstance(shown, Trace):
             schedule = shown.metadata.get("schedule", "Timeline")
@@ -85,6 +86,14 @@ class Timeline(anywidget.AnyWidget):
         )
         super().__init__(options=json.dumps({**options, "live": live}))
         self.on_msg(self._answer)
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
+        """A page that is loaded again begins with asking for the whole state. What it
+        then says may never come through, so it counts as not yet heard."""
+        if key is None:
+            self.heard = False
+            self.asked += 1
+        return super().get_state(key=key, drop_defaults=drop_defaults)
 
     def _answer(self, _: Any, message: Any, buffers: Any) -> None:
         """A view that has just opened, or has missed something, is told the recent

@@ -17,8 +17,9 @@ from .timeline import Live, Timeline
 
 HERTZ = 10
 #: A page needs a while to load the widget, and what was sent before is lost on it. When
-#: a busy kernel cannot hear it ask, it is told the recent past unasked: first after this
-#: long, then after twice as long, and so on, until a view has been heard.
+#: a busy kernel cannot hear it ask, or JupyterLab loses what a page says that was loaded
+#: again, it is told the recent past unasked: first after this long, then after twice as
+#: long, and so on, until a view has been heard.
 GREETING_SECONDS = 0.25
 
 _watched: dict[int, Watcher] = {}  # by the id of a run whose thread lives
@@ -61,12 +62,15 @@ class Watcher:
         self._freeze()
 
     def _feed(self) -> None:
-        begun, greeting = time.monotonic(), GREETING_SECONDS
+        asked = -1
         while True:
             over = self.run.state in OVER
             self.widget.push()
             if over:
                 return
+            if self.widget.asked != asked:  # another page is there
+                asked = self.widget.asked
+                begun, greeting = time.monotonic(), GREETING_SECONDS
             if not self.widget.heard and time.monotonic() - begun > greeting:
                 self.widget.replay()
                 greeting *= 2
