@@ -278,7 +278,7 @@ BAD = [
     (dict(num_ranks=0), "num_ranks must be a whole number of at least 1"),
     (dict(num_microbatches=2.5), "num_microbatches must be a whole number"),
     (dict(stages_per_rank=2), "costs for 4 stages on 4 ranks make it 1"),
-    (dict(families=["zb9"]), "no family named 'zb9'"),
+    (dict(families=["zb9"]), "no schedule named 'zb9'"),
     (dict(activations=[1, 1]), "activations has 2 entries; give one per stage, 4"),
     (dict(placements=[(0, 1, 2, 2)]), "must name a rank, 0 to 3"),
     (dict(memory_limit=1.5, activations=[2, 1, 1, 1]), "one microbatch takes 2"),

@@ -102,6 +102,34 @@ def test_it_is_sorted_shown_and_looked_up() -> None:
     assert list(table.figure().data[0].text) == ["zb_h1", "gpipe"]
 
 
+#: Idle time of a rank beyond its own work, by the makespan or the span, where F, I, W
+#: and B = I + W are times of a rank's share: what docs/schedules.md says.
+BUBBLES = {
+    "gpipe": ("makespan", lambda p, F, I, W, h: (p - 1) * (F + I + W + 2 * h)),
+    "eager_1f1b": ("makespan", lambda p, F, I, W, h: (p - 1) * (F + I + W + 2 * h)),
+    "zb_h1": ("span", lambda p, F, I, W, h: (p - 1) * (F + I - W + 4 * h)),
+    "zb_auto": ("span", lambda p, F, I, W, h: (p - 1) * (F + I - W + 4 * h)),
+    "interleaved_1f1b": ("makespan", lambda p, F, I, W, h: (p - 1) * (F + I + W) / 2),
+    "looped_bfs": ("makespan", lambda p, F, I, W, h: (p - 1) * (F + I + W) / 2),
+    "seq_1f1b": ("makespan", lambda p, F, I, W, h: (p - 1) * (F + I + W) / 2),
+}
+
+
+@pytest.mark.parametrize("costs", [(1, 1, 1, 0), (3, 3.5, 2.5, 0), (1, 1, 1, 0.125)])
+@pytest.mark.parametrize(("p", "m"), [(2, 8), (3, 9), (4, 8), (5, 20)])
+def test_bubbles_in_times_of_a_ranks_share(
+    p: int, m: int, costs: tuple[float, ...]
+) -> None:
+    F, I, W, hop = costs
+    model = wb.CostModel.uniform(F=F, I=I, W=W, hop=hop)
+    for entry in wb.compare_schedules(p, m, model, names=BUBBLES):
+        by, bubble = BUBBLES[entry.name]
+        if hop and entry.name in ("interleaved_1f1b", "looped_bfs", "seq_1f1b"):
+            continue  # said without hops
+        idle = getattr(entry, by) - m * (F + I + W)
+        assert idle == pytest.approx(bubble(p, F, I, W, hop)), entry.name
+
+
 @pytest.mark.parametrize(
     ("p", "m", "options"), [(4, 8, {"memory_limit": 4}), (8, 16, {}), (2, 4, {})]
 )
@@ -168,6 +196,17 @@ def test_bad_input_is_told() -> None:
         wb.compare_schedules(4, 8, memory_limit=0)
     with pytest.raises(ValueError, match="num_ranks"):
         wb.compare_schedules(0, 8)
+    with pytest.raises(ValueError, match="memory_limit must be above 0, got 'x'"):
+        wb.compare_schedules(4, 8, memory_limit="x")
+    with pytest.raises(ValueError, match="no schedule named 3"):
+        wb.compare_schedules(4, 8, names=3)
+    schedule = wb.Schedule.make("1f1b", num_ranks=2, num_microbatches=2)
+    for call in (wb.compare_schedules, wb.schedule_figure):
+        with pytest.raises(ValueError, match="costs must be a CostModel, got 3.0"):
+            call(*((4, 8) if call is wb.compare_schedules else [schedule]), costs=3.0)
+    for show in (wb.schedule_figure, wb.side_by_side):
+        with pytest.raises(ValueError, match="one by one"):
+            show([schedule, schedule])
 
 
 def test_a_figure_shows_schedules_one_below_the_other() -> None:

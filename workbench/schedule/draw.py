@@ -281,6 +281,9 @@ def side_by_side(*schedules: Schedule) -> SideBySide:
     with. Raises ValueError without a schedule."""
     if not schedules:
         raise ValueError("nothing to draw: give at least one schedule")
+    for one in schedules:
+        if not isinstance(one, Schedule):
+            raise ValueError(f"give schedules one by one, not {one!r}")
     return SideBySide(schedules)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -91,6 +91,19 @@ class Candidate:
             "median": self.median,
             "p90": self.p90,
         }
+
+
+def known_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of ``SCHEDULES``, or one. Raises ValueError for what is none."""
+    if isinstance(names, str):
+        names = (names,)
+    found = tuple(names) if isinstance(names, Iterable) else (names,)
+    for name in found:
+        if name not in SCHEDULES:
+            raise ValueError(
+                f"no schedule named {name!r}; there are {', '.join(SCHEDULES)}"
+            )
+    return found
 
 
 def _shown(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..schedule import SCHEDULES
 from ..schedule.ir import whole
 from ..simulator import CostModel
 from .budget import Budget
+from .catalogue import known_names
 from .result import SearchResult
 from .robust import RANKINGS, spread
 from .search import OBJECTIVES, Search, Setup
@@ -222,7 +223,7 @@ def make_setup(
         split=bool(split_backward),
         parameter_copies=whole(parameter_copies, "parameter_copies", 1),
         activations=_activations(activations, p, parts),
-        families=_families(families),
+        families=tuple(SCHEDULES) if families is None else known_names(families),
         placements=_placements(placements, p, parts),
         exact=bool(exact),
         recompute=bool(recompute),
@@ -281,18 +282,6 @@ def _activations(
     if not all(isfinite(a) and a >= 0 for a in found):
         raise ValueError(f"activations must be finite and not negative, got {found}")
     return found
-
-
-def _families(given: Iterable[str] | None) -> tuple[str, ...]:
-    if given is None:
-        return tuple(SCHEDULES)
-    names = (given,) if isinstance(given, str) else tuple(given)
-    for name in names:
-        if name not in SCHEDULES:
-            raise ValueError(
-                f"no family named {name!r}; there are {', '.join(SCHEDULES)}"
-            )
-    return names
 
 
 def _placements(

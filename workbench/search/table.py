@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 from ..schedule import SCHEDULES, Kind, Schedule
 from ..schedule.ir import whole
-from ..simulator import CostModel, for_stages, priced_for, simulate
+from ..simulator import CostModel, for_stages, known_costs, priced_for, simulate
 from ..trace import Trace
+from .catalogue import known_names
 from .show import as_html, as_text, options_text
 
 _COLUMNS = (
@@ -181,8 +183,9 @@ def compare_schedules(
     """
     p = whole(num_ranks, "num_ranks", 1)
     m = whole(num_microbatches, "num_microbatches", 1)
-    if costs is None:
-        costs = CostModel.uniform()
+    costs = known_costs(costs)
+    if names is None:
+        names = tuple(name for name in SCHEDULES if name != "single" or p == 1)
     wanted = {
         "stages_per_rank": whole(stages_per_rank, "stages_per_rank", 1),
         "num_slices": whole(num_slices, "num_slices", 1),
@@ -191,28 +194,19 @@ def compare_schedules(
     }
     if memory_limit is None:
         del wanted["memory_limit"]
-    elif not memory_limit > 0:
-        raise ValueError(f"memory_limit must be above 0, got {memory_limit!r}")
+    elif not isinstance(memory_limit, Real) or not memory_limit > 0:
+        raise ValueError(
+            f"memory_limit must be above 0, got {memory_limit!r}: it counts one "
+            "microbatch's activations of one rank; None is no limit"
+        )
     entries = [
-        _entry(name, p, m, costs, wanted, memory_limit) for name in _names(names, p)
+        _entry(name, p, m, costs, wanted, memory_limit) for name in known_names(names)
     ]
     entries.sort(key=lambda e: (e.makespan is None, e.makespan or 0.0))
     title = f"{p} ranks, {m} microbatches"
     if memory_limit is not None:
         title += f", memory limit {memory_limit:g}"
     return ScheduleTable(tuple(entries), title, costs.unit, memory_limit)
-
-
-def _names(names: Iterable[str] | None, p: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(name for name in SCHEDULES if name != "single" or p == 1)
-    found = (names,) if isinstance(names, str) else tuple(names)
-    for name in found:
-        if name not in SCHEDULES:
-            raise ValueError(
-                f"no schedule named {name!r}; there are {', '.join(SCHEDULES)}"
-            )
-    return found
 
 
 def _entry(

@@ -6,7 +6,7 @@ from .evaluator import Evaluator
 from .figures import schedule_figure
 from .memory import MemoryOverTime, deltas, memory_over_time
 from .simulate import simulate
-from .stages import for_stages, priced_for
+from .stages import for_stages, known_costs, priced_for
 
 __all__ = [
     "Compiled",
@@ -15,6 +15,7 @@ __all__ = [
     "MemoryOverTime",
     "deltas",
     "for_stages",
+    "known_costs",
     "memory_over_time",
     "priced_for",
     "schedule_figure",

@@ -9,7 +9,7 @@ from ..trace import Trace
 from ..trace.figures import timelines
 from .costs import CostModel
 from .simulate import simulate
-from .stages import priced_for
+from .stages import known_costs, priced_for
 
 
 def schedule_figure(*shown: Schedule | Trace, costs: CostModel | None = None) -> Any:
@@ -22,10 +22,13 @@ def schedule_figure(*shown: Schedule | Trace, costs: CostModel | None = None) ->
     """
     if not shown:
         raise ValueError("nothing to draw: give at least one schedule or trace")
-    if costs is None:
-        costs = CostModel.uniform()
+    costs = known_costs(costs)
     return timelines([_trace(one, costs) for one in shown])
 
 
 def _trace(one: Schedule | Trace, costs: CostModel) -> Trace:
-    return one if isinstance(one, Trace) else simulate(one, priced_for(one, costs))
+    if isinstance(one, Trace):
+        return one
+    if not isinstance(one, Schedule):
+        raise ValueError(f"give schedules or traces one by one, not {one!r}")
+    return simulate(one, priced_for(one, costs))

@@ -11,6 +11,19 @@ from ..schedule import Schedule
 from .costs import CostModel
 
 
+def known_costs(costs: CostModel | None) -> CostModel:
+    """The costs; without any, F = I = W = 1. Raises ValueError for what is no cost
+    model."""
+    if costs is None:
+        return CostModel.uniform()
+    if not isinstance(costs, CostModel):
+        raise ValueError(
+            f"costs must be a CostModel, got {costs!r}; "
+            "CostModel.uniform(F=1, I=1, W=1) makes one"
+        )
+    return costs
+
+
 def priced_for(schedule: Schedule, costs: CostModel) -> CostModel:
     """``for_stages`` of a schedule's stages, for all copies of the parameters."""
     priced = for_stages(costs, schedule.num_ranks, schedule.chain_length)
