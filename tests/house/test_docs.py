@@ -14,7 +14,7 @@ PAGES = (
     "bring-your-own-run.md",
     "interchange.md",
     "schedules.md",
-    "search.md",
+    "searching.md",
     "simulator.md",
 )
 
@@ -33,3 +33,8 @@ def test_every_page_with_examples_is_tested_and_linked() -> None:
             assert page.name in PAGES
             assert f"doctest docs/{page.name}`" in text
         assert page.name == "index.md" or f"({page.name})" in index
+
+
+def test_no_page_is_lost_to_one_of_sphinxs_own() -> None:
+    own = {"search", "genindex", "modindex", "py-modindex"}
+    assert not own & {page.stem for page in DOCS.rglob("*.md")}

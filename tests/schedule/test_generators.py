@@ -208,7 +208,7 @@ def test_automatic_scheduler_meets_the_bound_at_1f1bs_memory(
     costs: tuple[float, ...],
 ) -> None:
     """No order of one stage per rank does better with p in flight (the bound is derived
-    in docs/search.md), and this one does as well."""
+    in docs/searching.md), and this one does as well."""
     F, I, W, hop = costs
     for p, m in [(2, 4), (3, 8), (4, 8), (4, 16), (8, 24)]:
         model = uniform(*costs)

@@ -195,7 +195,7 @@ class Search:
             most = _EXACT if space.wish.parts == 1 else _EXACT_SHARED
             size = space.problem.num_stages * self.setup.num_microbatches
             note: str | None = (
-                "exact stage left out: it is for small cases (docs/search.md)"
+                "exact stage left out: it is for small cases (docs/searching.md)"
             )
             if size <= most:
                 part = self.budget.share(0.5)
