@@ -11,7 +11,8 @@ def eager_1f1b(num_ranks: int, num_microbatches: int) -> Schedule:
     """One stage per rank: 2(p - 1 - r) forwards before the first backward, so that a
     message's way is hidden behind them.
 
-    Bubble: (p - 1)(F + B + 2 hop) per rank, where 1F1B also waits in its steady part.
+    Bubble: (p - 1)(F + B + 2 hop) per rank, for 2 hop <= F + B; 1F1B also waits in its
+    steady part.
     Peak in flight: min(2(p - r) - 1, m) on rank r.
     """
     rows = [
