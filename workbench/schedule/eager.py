@@ -12,8 +12,7 @@ def eager_1f1b(num_ranks: int, num_microbatches: int) -> Schedule:
     message's way is hidden behind them.
 
     Bubble: (p - 1)(F + B + 2 hop) per rank, for 2 hop <= F + B; 1F1B also waits in its
-    steady part.
-    Peak in flight: min(2(p - r) - 1, m) on rank r.
+    steady part. Peak in flight: min(2(p - r) - 1, m) on rank r.
     """
     rows = [
         alternate(rank, 2 * (num_ranks - 1 - rank), num_microbatches, Kind.B)

@@ -54,8 +54,8 @@ def zb_h2(num_ranks: int, num_microbatches: int) -> Schedule:
     """One stage per rank, backward split; twice the warm-up, so that no rank waits.
 
     Bubble for m >= 2p - 1: (p - 1)(F + I - 2W) + 2 (p - 1) hop per rank, or none where
-    that is negative; as the span counts it, from a rank's own first action to its own last. Peak in flight:
-    min(2p - 1, m) on every rank.
+    that is negative; as the span counts it, from a rank's own first action to its own
+    last. Peak in flight: min(2p - 1, m) on every rank.
     """
     return _one_stage("zb_h2", num_ranks, num_microbatches, 2)
 
