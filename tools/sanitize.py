@@ -18,7 +18,7 @@ SITE = ROOT / "build" / "sanitize"
 BUILD = ["cython>=3.1", "cython-cmake>=0.2", "cmake", "ninja"]
 NEEDS = [*BUILD, "numpy", "safetensors", "tomli-w", "tqdm", "pytest", "hypothesis"]
 NEEDS += ["plotly>=6.1,<8", "ipywidgets", "anywidget"]
-TESTS = ["tests/kernels", "tests/timeline", "tests/engine"]
+TESTS = ["tests/kernels", "tests/timeline", "tests/engine", "tests/simulator"]
 
 
 def build(python: str) -> None:
