@@ -59,8 +59,8 @@ WAYS = [package_before_ours, module_before_ours, written_over_ours, none_left, n
 
 def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """This Python without its site-packages (an editable install's own finder would
-    come first): ``site``, then the path of ours without the checkout."""
-    rest = [entry for entry in sys.path if entry and Path(entry) != ROOT]
+    come first): ``site``, then the path of ours without any ``workbench``."""
+    rest = [e for e in sys.path if e and not (Path(e) / "workbench").exists()]
     shutil.copytree(
         ROOT / "pipeline_workbench", site / "pipeline_workbench", dirs_exist_ok=True
     )
