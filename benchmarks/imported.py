@@ -9,7 +9,6 @@ extra, and two cores that nothing else uses. Writes nothing unless told a file.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import measure
 
 import workbench as wb
 
@@ -159,10 +160,7 @@ def table(found: Sequence[Prediction]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round; more spread")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
-    options = parser.parse_args()
+    options = measure.arguments(__doc__, "one round; more spread").parse_args()
     rounds = 1 if options.quick else 5
     parts = []
     for name, work in WORK.items():
@@ -170,10 +168,7 @@ def main() -> int:
             found = predictions(PLANS, Path(folder), rounds=rounds, **work)
         parts.append(f"layers {name}\n{table(found)}")
     text = "\n\n".join(parts)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
-    return 0
+    return measure.tell(text, options.output)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -97,3 +98,20 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(
         [text[0].rstrip(), "-" * sum(widths), *(t.rstrip() for t in text[1:])]
     )
+
+
+def arguments(about: str, quick: str = "fewer pairs; more spread") -> ArgumentParser:
+    """What every benchmark can be told; ``quick`` says what its short form does."""
+    parser = ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    return parser
+
+
+def tell(text: str, output: Path | None) -> int:
+    """Prints what was measured, and writes it where that is asked for; returns the
+    exit status."""
+    print(text)
+    if output:
+        output.write_text(text + "\n", encoding="utf-8")
+    return 0

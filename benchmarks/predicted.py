@@ -10,17 +10,15 @@ Writes nothing unless told a file.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jobs
 import numpy as np
-from measure import Row, Spread, machine, ratios
+from measure import Row, Spread, arguments, machine, ratios, tell
 
 import workbench as wb
 from workbench.engine import cores
@@ -285,10 +283,8 @@ def rows(quick: bool = False) -> list[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer pairs; more spread")
+    parser = arguments(__doc__)
     parser.add_argument("--clock", choices=SIZES, help="only this one")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
     options: Any = parser.parse_args()
     parts = ["\n".join(machine())]
     for clock in [options.clock] if options.clock else SIZES:
@@ -298,10 +294,7 @@ def main() -> int:
         else:
             parts.append(f"{clock} clock: not run, needs two usable cores")
     text = "\n\n".join(parts)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
-    return 0
+    return tell(text, options.output)
 
 
 if __name__ == "__main__":

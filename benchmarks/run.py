@@ -8,9 +8,7 @@ Writes nothing unless it is told a file. A peer that is not installed is told as
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import jobs
 import measure
@@ -41,10 +39,8 @@ def sizes() -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer pairs; more spread")
+    parser = measure.arguments(__doc__)
     parser.add_argument("--only", default=",".join(PARTS), help="which, with commas")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     chosen = options.only.split(",")
     unknown = [name for name in chosen if name not in PARTS]
@@ -55,10 +51,7 @@ def main() -> int:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         rows += PARTS[name].rows(options.quick)
     text = "\n".join([*measure.machine(), sizes(), "", measure.table(rows)])
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
-    return 0
+    return measure.tell(text, options.output)
 
 
 if __name__ == "__main__":

@@ -182,6 +182,7 @@ def test_arena_is_what_was_planned_and_classes_add_up(make_job: MakeJob) -> None
 
     job = make_job([0, 1, 5, 6], "1f1b", 4)
     plan, built = job.memory(), build(job)
+    assert isinstance(plan, wb.MemoryPlan)
     for rank, arena in enumerate(built.arenas):
         assert arena.nbytes == plan.arena_bytes[rank]
         assert sum(plan.classes[rank].values()) == plan.arena_bytes[rank]

@@ -211,7 +211,10 @@ def test_what_pytorch_lacks_is_not_written(rows: list[str], slices: int) -> None
 @pytest.mark.torch
 @pytest.mark.parametrize("source", [*NATIVE, SPLIT, OVERLAP])
 def test_pytorch_reads_every_cell_as_it_was_meant(source: str) -> None:
-    schedules = pytest.importorskip("torch.distributed.pipelining.schedules")
+    schedules = pytest.importorskip(
+        "torch.distributed.pipelining.schedules",
+        reason="the compare extra is not installed",
+    )
     schedule = made(source, 4) if source in SCHEDULES else Schedule.from_csv(source)
     names = {
         "F": "FORWARD",

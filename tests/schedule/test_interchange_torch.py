@@ -47,7 +47,10 @@ def test_what_pytorch_lowers_itself_is_read_and_written_back(
     name: str, tmp_path: Path
 ) -> None:
     """PyTorch's own passes on our compute-only CSV give a file that passes here."""
-    torch_schedules = pytest.importorskip("torch.distributed.pipelining.schedules")
+    torch_schedules = pytest.importorskip(
+        "torch.distributed.pipelining.schedules",
+        reason="the compare extra is not installed",
+    )
     schedule = Schedule.make(name, num_ranks=2, num_microbatches=4)
     path = tmp_path / "lowered.csv"
 

@@ -26,7 +26,7 @@ def search(costs: wb.CostModel, **options: Any) -> wb.SearchResult:
 def test_proven_values_are_the_best_of_every_order(
     placement: tuple[int, ...], m: int, split: bool, seed: int
 ) -> None:
-    pytest.importorskip("ortools")
+    pytest.importorskip("ortools", reason="the search extra is not installed")
     times = np.random.default_rng(seed).uniform(0.5, 2, (3, len(placement))).round(1)
     costs = wb.CostModel.uniform(F=times[0], I=times[1], W=times[2], hop=0.3)
     limit = (None, 1, 1.5, 2)[seed]
@@ -45,7 +45,7 @@ def test_proven_values_are_the_best_of_every_order(
 
 
 def test_the_solver_never_proves_more_than_was_found() -> None:
-    pytest.importorskip("ortools")
+    pytest.importorskip("ortools", reason="the search extra is not installed")
     for seed in range(4):
         times = np.random.default_rng(seed).uniform(0.5, 2, (3, 4)).round(1)
         costs = wb.CostModel.uniform(F=times[0], I=times[1], W=times[2], hop=0.2)

@@ -16,6 +16,7 @@ SIZES = [(4, 8), (2, 4), (3, 6)]
 def test_every_schedule_does_the_same_work_and_is_there(p: int, m: int) -> None:
     table = wb.compare_schedules(p, m, wb.CostModel.uniform(F=2, I=3, W=1, hop=0.5))
     assert set(table.names) == set(SCHEDULES) - {"single"}
+    assert isinstance(table, wb.ScheduleTable)
     for entry in table:
         if entry.problem:
             assert entry.name in ("dualpipe", "chimera", "bitpipe") and p % 2

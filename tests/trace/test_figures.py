@@ -15,8 +15,6 @@ from workbench.simulator import CostModel, simulate
 from workbench.trace import WAIT_LANE, Trace, compare
 from workbench.trace.report import PARTS
 
-pytest.importorskip("plotly")
-
 Build = Callable[..., Trace]
 SOURCES = ("simulated", "measured", "assembled", "imported")
 EVENTS = [
