@@ -1,12 +1,6 @@
-/* rank.c - what a rank does: walk its program, step after step.
- *
- * Two loops share everything but waiting: under the wall clock each rank is a thread that waits
- * for its channels; under the virtual clock one thread runs all ranks' steps in an order in
- * which nothing ever has to wait, times each alone, and lets the evaluator say when it would
- * have run had every rank had a core of its own. */
+/* rank.c - what a rank does: walk its program, step after step, and wait where it must. */
 #include "runtime.h"
 
-#include <math.h>
 #include <string.h>
 
 /* ---- waiting ------------------------------------------------------------------------------- */
@@ -31,13 +25,9 @@ void rk_fail(rk_engine *engine, int error, const rk_rank *rank) {
     rk_ring_all(engine);
 }
 
-typedef int (*condition)(rk_rank *rank, const rk_step *step);
-
 enum { SPINS = 4000, YIELDS = 50 };
 
-/* Spins while that is cheap, then gives the core away, then sleeps until its bell is rung.
- * Returns 0 when the run has failed meanwhile. */
-static int wait_until(rk_rank *rank, condition met, const rk_step *step) {
+int rk_wait_until(rk_rank *rank, rk_condition met, const rk_step *step) {
     rk_engine *engine = rank->engine;
     int spins = engine->config.spin ? SPINS : 0;
     int64_t begun = 0;
@@ -96,7 +86,7 @@ static int send(rk_rank *rank, const rk_step *step, int wait) {
     rk_engine *engine = rank->engine;
     rk_channel *channel = channel_of(engine, step);
     rk_stage *stage = &engine->stages[step->stage];
-    if (wait && !wait_until(rank, has_room, step)) return 0;
+    if (wait && !rk_wait_until(rank, has_room, step)) return 0;
     void **out = step->kind == RK_SEND_F ? stage->output : stage->dinput;
     int32_t unit = unit_of(engine, step);
     rk_push(&channel->full, out[unit], unit);
@@ -112,7 +102,7 @@ static int receive(rk_rank *rank, const rk_step *step, int wait) {
         atomic_fetch_add(&channel->waiting, 1);
         rk_ring_bell(engine, channel->spec.producer);
     }
-    if (wait && !wait_until(rank, has_message, step)) return 0;
+    if (wait && !rk_wait_until(rank, has_message, step)) return 0;
     int32_t unit = -1;
     void *pointer = rk_pop(&channel->full, &unit);
     if (!pointer || unit != unit_of(engine, step)) {
@@ -214,146 +204,15 @@ static void compute(rk_rank *rank, const rk_step *step) {
     }
 }
 
-/* ---- optimizer ----------------------------------------------------------------------------- */
-
-static float *gradient(rk_rank *rank, const rk_stage_spec *spec, const rk_param_spec *param) {
-    return (float *)(rank->arena + spec->grad + param->offset);
-}
-
-/* Where gradient group `group` of a stage's parameter lies: with the copy that made it. */
-static float *group_gradient(rk_engine *engine, int32_t stage, const rk_param_spec *param,
-                             int group) {
-    const rk_config *config = &engine->config;
-    int own = config->gradient_groups / config->copies;
-    int32_t copy = stage + group / own * (config->num_stages / config->copies);
-    const rk_stage_spec *spec = &engine->stages[copy].spec;
-    int64_t offset = spec->grad + group % own * spec->grad_stride + param->offset;
-    return (float *)(engine->ranks[spec->rank].arena + offset);
-}
-
-/* Adds the gradient groups of all copies in a fixed binary tree, gives every copy the sum, and
- * takes each parameter's sum of squares in canonical order. Parameters are indexed in layer
- * order, so nothing here depends on the split. `stage` is one of the first copy. */
-static void combine(rk_engine *engine, int32_t stage, int64_t parity) {
-    const rk_stage_spec *spec = &engine->stages[stage].spec;
-    int groups = engine->config.gradient_groups, own = groups / engine->config.copies;
-    double *sums = engine->square_sums + parity * engine->config.num_params;
-    for (int32_t i = 0; i < spec->param_count; i++) {
-        const rk_param_spec *param = &engine->params[spec->param_first + i];
-        float *total = group_gradient(engine, stage, param, 0);
-        for (int distance = 1; distance < groups; distance *= 2)
-            for (int g = 0; g + distance < groups; g += 2 * distance) {
-                float *left = group_gradient(engine, stage, param, g);
-                float *right = group_gradient(engine, stage, param, g + distance);
-                engine->kernels->add(left, left, right, param->count, 0, 1);
-            }
-        for (int g = own; g < groups; g += own)
-            memcpy(group_gradient(engine, stage, param, g), total,
-                   (size_t)param->count * sizeof *total);
-        sums[spec->param_first + i] = engine->kernels->sum_squares(total, param->count);
-    }
-}
-
-/* The last of a stage's copies to come adds up for all of them: the others have ended their
- * last W, and wait for every stage before they read or clear a gradient. */
-static void reduce(rk_rank *rank, const rk_step *step) {
-    rk_engine *engine = rank->engine;
-    int copies = engine->config.copies;
-    int32_t stage = step->stage % (engine->config.num_stages / copies);
-    if ((atomic_fetch_add(&engine->gathered[stage], 1) + 1) % copies == 0)
-        combine(engine, stage, atomic_load(&rank->at_step) & 1);
-    /* The last stage to come decides, before anyone is let on, whether this is the run's last
-     * step; so all ranks stop after the same one. */
-    int64_t arrived = atomic_fetch_add(&engine->arrived, 1) + 1;
-    if (arrived % engine->config.num_stages != 0) return;
-    if (atomic_load(&engine->stop_requested))
-        atomic_store(&engine->last_step, atomic_load(&rank->at_step) + 1);
-    atomic_store(&engine->reduced, arrived);
-    rk_ring_all(engine);
-}
-
-static int all_reduced(rk_rank *rank, const rk_step *step) {
-    (void)step;
-    rk_engine *engine = rank->engine;
-    int64_t steps = atomic_load(&rank->at_step) - engine->first_step + 1;
-    return atomic_load(&engine->reduced) >= steps * engine->config.num_stages;
-}
-
-/* The global gradient norm, from the per-parameter sums in layer order. Every rank computes it
- * for itself and finds the same bits. */
-static double gradient_norm(rk_rank *rank) {
-    const rk_engine *engine = rank->engine;
-    int64_t parity = atomic_load(&rank->at_step) & 1;
-    const double *sums = engine->square_sums + parity * engine->config.num_params;
-    int32_t count = engine->config.num_params / engine->config.copies;
-    double total = 0;
-    for (int32_t i = 0; i < count; i++) total += sums[i];
-    return sqrt(total);
-}
-
-/* Called once per rank and step, when all gradients are ready. 0: the step must not be applied. */
-static int agree(rk_rank *rank) {
-    rk_engine *engine = rank->engine;
-    int64_t at = atomic_load(&rank->at_step), row = at - engine->first_step;
-    double norm = gradient_norm(rank);
-    if (rank->index == 0) engine->norms[row] = norm;
-    const double *losses = engine->losses + row * engine->config.num_microbatches;
-    int finite = isfinite(norm);
-    for (int32_t i = 0; i < engine->config.num_microbatches; i++) finite &= isfinite(losses[i]);
-    if (!finite) {
-        rk_fail(engine, RK_NONFINITE, rank);
-        return 0;
-    }
-    double clip = engine->config.clip;
-    rank->scale = clip > 0 && norm > clip ? clip / norm : 1.0;
-    return 1;
-}
-
-/* Every W of a step only adds to the gradients, so each step starts from zero. */
-static void clear_gradients(rk_rank *rank, const rk_stage_spec *spec) {
-    const rk_config *config = &rank->engine->config;
-    memset(rank->arena + spec->grad, 0,
-           (size_t)(spec->grad_stride * (config->gradient_groups / config->copies)));
-}
-
-static void update(rk_rank *rank, const rk_step *step) {
-    rk_engine *engine = rank->engine;
-    const rk_config *config = &engine->config;
-    const rk_stage_spec *spec = &engine->stages[step->stage].spec;
-    int64_t at = atomic_load(&rank->at_step);
-    float lr = engine->learning_rate[at], scale = (float)rank->scale;
-    float correction1 = (float)(1 - pow(config->beta1, (double)(at + 1)));
-    float correction2 = (float)(1 - pow(config->beta2, (double)(at + 1)));
-    for (int32_t i = 0; i < spec->param_count; i++) {
-        const rk_param_spec *param = &engine->params[spec->param_first + i];
-        float *value = (float *)(rank->arena + spec->param + param->offset);
-        float *grad = gradient(rank, spec, param);
-        float *first = (float *)(rank->arena + param->first_moment);
-        float *second = (float *)(rank->arena + param->second_moment);
-        if (config->optimizer == RK_ADAMW)
-            engine->kernels->adamw(value, first, second, grad, param->count, lr,
-                                   (float)config->beta1, (float)config->beta2,
-                                   (float)config->epsilon, param->weight_decay, correction1,
-                                   correction2, scale, 0, 1);
-        else
-            engine->kernels->sgd(value, first, grad, param->count, lr, (float)config->beta1,
-                                 param->weight_decay, scale, 0, 1);
-    }
-    if (!config->keep_gradients) clear_gradients(rank, spec);
-    int64_t updated = atomic_fetch_add(&engine->updated, 1) + 1;
-    if (updated % config->num_stages == 0)
-        atomic_store(&engine->done_steps, updated / config->num_stages);
-}
-
 /* ---- one step of a program ----------------------------------------------------------------- */
 
-static int lane_of(int kind) {
+int rk_lane_of(int kind) {
     if (kind == RK_REDUCE_GRAD || kind == RK_OPT_STEP) return RK_LANE_OPTIMIZER;
     return kind <= RK_R ? RK_LANE_COMPUTE : RK_LANE_WAIT;
 }
 
 /* Training only: an evaluation is not part of what is measured. */
-static void record(rk_rank *rank, const rk_step *step, int lane, int64_t start, int64_t end) {
+void rk_note(rk_rank *rank, const rk_step *step, int lane, int64_t start, int64_t end) {
     if (rank->engine->program != RK_TRAIN) return;
     int64_t origin = rank->engine->time_origin;
     rk_event event = {.start = start - origin,
@@ -371,37 +230,34 @@ static void record(rk_rank *rank, const rk_step *step, int lane, int64_t start, 
     rk_record(&rank->ring, &event);
 }
 
-/* Runs one step of a program; `wait` is 0 under the virtual clock. 0: the run has failed. */
-static int perform(rk_rank *rank, const rk_step *step, int wait) {
+int rk_perform(rk_rank *rank, const rk_step *step, int wait) {
     switch (step->kind) {
     case RK_SEND_F:
     case RK_SEND_B: return send(rank, step, wait);
     case RK_RECV_F:
     case RK_RECV_B: return receive(rank, step, wait);
-    case RK_REDUCE_GRAD: reduce(rank, step); return 1;
-    case RK_OPT_STEP: update(rank, step); return 1;
+    case RK_REDUCE_GRAD: rk_reduce(rank, step); return 1;
+    case RK_OPT_STEP: rk_update(rank, step); return 1;
     default: compute(rank, step); return 1;
     }
 }
 
 /* A request's first step may follow an aborted one, so it clears what that left behind. */
-static void begin_step(rk_rank *rank, int64_t at) {
+void rk_begin_step(rk_rank *rank, int64_t at) {
     rk_engine *engine = rank->engine;
     atomic_store(&rank->at_step, at);
     if (engine->program != RK_TRAIN) return;
     if (at != engine->first_step && !engine->config.keep_gradients) return;
-    for (int32_t s = 0; s < engine->config.num_stages; s++)
-        if (engine->stages[s].spec.rank == rank->index)
-            clear_gradients(rank, &engine->stages[s].spec);
+    rk_clear_gradients(rank);
 }
 
 /* The wait for all ranks' gradients. */
 static int synchronise(rk_rank *rank, const rk_step *step, int64_t *now) {
     int64_t start = *now;
-    if (!wait_until(rank, all_reduced, step)) return 0;
+    if (!rk_wait_until(rank, rk_all_reduced, step)) return 0;
     *now = os_now();
-    record(rank, step, RK_LANE_WAIT, start, *now);
-    return agree(rank);
+    rk_note(rank, step, RK_LANE_WAIT, start, *now);
+    return rk_agree(rank);
 }
 
 static int run_step(rk_rank *rank, const rk_step *steps, int32_t count) {
@@ -417,9 +273,9 @@ static int run_step(rk_rank *rank, const rk_step *steps, int32_t count) {
             synchronised = 1;
         }
         int64_t start = now;
-        if (!perform(rank, step, 1)) return 0;
+        if (!rk_perform(rank, step, 1)) return 0;
         now = os_now();
-        record(rank, step, lane_of(step->kind), start, now);
+        rk_note(rank, step, rk_lane_of(step->kind), start, now);
     }
     return 1;
 }
@@ -430,74 +286,8 @@ void rk_run_rank(void *raw) {
     const rk_step *steps = rank->steps[engine->program];
     int32_t count = rank->num_steps[engine->program];
     for (int64_t at = engine->first_step; at < atomic_load(&engine->last_step); at++) {
-        begin_step(rank, at);
+        rk_begin_step(rank, at);
         if (!run_step(rank, steps, count)) break;
     }
     atomic_fetch_sub(&engine->running, 1);
-}
-
-/* ---- virtual clock ------------------------------------------------------------------------- */
-
-static void emit(rk_engine *engine, const tl_graph *graph, const int64_t *times) {
-    int64_t n = graph->num_nodes;
-    const int64_t *start = times + 2 * n, *ready = times + 3 * n, *end = times + 4 * n;
-    int32_t *node_rank = engine->node_rank[engine->program];
-    int32_t *node_step = engine->node_step[engine->program];
-    for (int64_t node = 0; node < n; node++) {
-        if (node_rank[node] < 0) continue;
-        rk_rank *rank = &engine->ranks[node_rank[node]];
-        const rk_step *step = &rank->steps[engine->program][node_step[node]];
-        int lane = lane_of(step->kind);
-        if (lane == RK_LANE_OPTIMIZER && ready[node] > start[node])
-            record(rank, step, RK_LANE_WAIT, start[node], ready[node]);
-        record(rank, step, lane, lane == RK_LANE_WAIT ? start[node] : ready[node], end[node]);
-        if (end[node] > engine->rank_end[rank->index]) engine->rank_end[rank->index] = end[node];
-    }
-}
-
-/* The clock that times an action alone: of the thread that does all, so that what else the
- * machine runs meanwhile does not count; the wall's where a team shares the work. */
-static int64_t own_now(const rk_engine *engine) {
-    return engine->config.threads_per_rank == 1 ? os_thread_now() : os_now();
-}
-
-/* All ranks' steps, one after another in topological order; each is timed alone. */
-static int run_alone(rk_engine *engine, const tl_graph *graph, int64_t *times, int64_t at) {
-    int64_t n = graph->num_nodes;
-    int agreed = 0;
-    for (int r = 0; r < engine->config.num_ranks; r++) begin_step(&engine->ranks[r], at);
-    for (int64_t i = 0; i < n; i++) {
-        int32_t node = graph->order[i], r = engine->node_rank[engine->program][node];
-        times[node] = 0;
-        times[n + node] = r < 0 ? 0 : engine->rank_end[r];
-        if (r < 0) continue;
-        rk_rank *rank = &engine->ranks[r];
-        int32_t index = engine->node_step[engine->program][node];
-        const rk_step *step = &rank->steps[engine->program][index];
-        atomic_store_explicit(&rank->counter, index, memory_order_relaxed);
-        if (atomic_load_explicit(&engine->error, memory_order_relaxed)) return 0;
-        if (step->kind == RK_OPT_STEP && !agreed) {
-            agreed = 1;
-            for (int other = 0; other < engine->config.num_ranks; other++)
-                if (!agree(&engine->ranks[other])) return 0;
-        }
-        /* Handing a pointer over counts as nothing, as in the simulator. */
-        int timed = lane_of(step->kind) != RK_LANE_WAIT;
-        int64_t start = timed ? own_now(engine) : 0;
-        if (!perform(rank, step, 0)) return 0;
-        if (timed) times[node] = own_now(engine) - start;
-    }
-    return 1;
-}
-
-void rk_run_virtual(void *raw) {
-    rk_engine *engine = raw;
-    const tl_graph *graph = &engine->graph[engine->program];
-    int64_t n = graph->num_nodes, *times = engine->virtual_times;
-    for (int64_t at = engine->first_step; at < atomic_load(&engine->last_step); at++) {
-        if (!run_alone(engine, graph, times, at)) break;
-        tl_evaluate(graph, times, NULL, times + n, times + 2 * n, times + 3 * n, times + 4 * n);
-        emit(engine, graph, times);
-    }
-    atomic_store(&engine->running, 0);
 }

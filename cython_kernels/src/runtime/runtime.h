@@ -4,7 +4,10 @@
  * ahead of time by workbench.engine. The engine decides nothing: a rank walks its program,
  * looks up the tape of each action, waits where the action must wait, and records what it did.
  *
- *   engine.c    tables, run control, the loop of a rank
+ *   engine.c    tables, run control
+ *   rank.c      the loop of a rank: its program, its channels, its waits
+ *   optimizer.c the end of a step: gradients added up, the norm agreed on, weights updated
+ *   virtual.c   the loop of all ranks under the virtual clock
  *   tape.c      one call of a tape -> one kernel, with operands resolved per microbatch
  *   team.c      the small team of threads that shares the tapes of one rank
  *   channel.c   stage to stage: bounded rings of buffers, handed over without a copy
@@ -302,7 +305,25 @@ void rk_ring_bell(rk_engine *engine, int rank);
 void rk_ring_all(rk_engine *engine);
 void rk_fail(rk_engine *engine, int error, const rk_rank *rank);
 
-void rk_run_rank(void *rank);        /* wall clock: one thread per rank */
-void rk_run_virtual(void *engine);   /* virtual clock: one thread for all */
+/* Spins while that is cheap, then gives the core away, then sleeps until the rank's bell is
+ * rung. 0: the run has failed meanwhile. */
+typedef int (*rk_condition)(rk_rank *rank, const rk_step *step);
+int rk_wait_until(rk_rank *rank, rk_condition met, const rk_step *step);
+
+void rk_reduce(rk_rank *rank, const rk_step *step);
+int rk_all_reduced(rk_rank *rank, const rk_step *step);
+/* Called once per rank and step, when all gradients are ready. 0: the step must not be applied. */
+int rk_agree(rk_rank *rank);
+void rk_clear_gradients(rk_rank *rank);
+void rk_update(rk_rank *rank, const rk_step *step);
+
+int rk_lane_of(int kind);
+void rk_note(rk_rank *rank, const rk_step *step, int lane, int64_t start, int64_t end);
+void rk_begin_step(rk_rank *rank, int64_t at);
+/* Runs one step of a program; `wait` is 0 under the virtual clock. 0: the run has failed. */
+int rk_perform(rk_rank *rank, const rk_step *step, int wait);
+
+void rk_run_rank(void *rank);      /* wall clock: one thread per rank */
+void rk_run_virtual(void *engine); /* virtual clock: one thread for all */
 
 #endif
