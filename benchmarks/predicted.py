@@ -22,7 +22,7 @@ from measure import Row, Spread, arguments, machine, ratios, tell
 
 import workbench as wb
 from workbench.engine import cores
-from workbench.engine.events import EventLog
+from workbench.engine.events import EventLog, EventReader
 from workbench.schedule import Kind, Program, halves
 from workbench.simulator import Compiled
 
@@ -82,11 +82,13 @@ class Runner(jobs.Stepper):
     def __init__(self, job: wb.Job) -> None:
         super().__init__(job)
         self.schedule = job.schedule
-        self._log = EventLog(self.built.engine, job.schedule.num_ranks, 1 << 16)
+        self._log = EventLog(1 << 16)
+        ranks = range(job.schedule.num_ranks)
+        self._reader = EventReader(self.built.engine, ranks, self._log)
 
     def trace(self) -> wb.Trace:
         self.run(1)
-        self._log.drain()
+        self._reader.drain()
         schedule = self.schedule
         return wb.Trace.from_events(
             self._log.from_step(self.at - 1),

@@ -21,7 +21,7 @@ from cython_kernels import _kernels
 
 from .data import Data
 from .engine import AdamW, Job, Run, RunError, WarmupCosine, cores
-from .engine.run import progress_words
+from .engine.observed import progress_words
 from .launcher import launch
 from .model import Model
 from .partition import Partition

@@ -7,6 +7,7 @@ dropped to stay within the limit, is counted, never hidden.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -19,35 +20,16 @@ _BLOCK = 4096  # events looked through at a time, from the newest back
 class EventLog:
     """The newest events, in the order in which they were read, in one growing array."""
 
-    def __init__(self, engine: Engine, num_ranks: int, limit: int) -> None:
-        self._engine = engine
-        self._cursors = [0] * num_ranks
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._events = np.empty(_BLOCK, tables.EVENT)
         self._size = 0  # events in the array
         self._first = 0  # number of the first event that is still kept
-        self._buffer = np.empty(1 << 14, tables.EVENT)
         self._lock = threading.Lock()
-        self.lost = 0  # overwritten before they could be read
+        self.lost = 0  # overwritten, or gone on the way, before they could be read
 
-    def drain(self) -> int:
-        """Reads what is new on every rank; returns how many events that was."""
-        new = 0
-        for rank, cursor in enumerate(self._cursors):
-            while True:
-                count, cursor, lost = self._engine.read_events(
-                    rank, cursor, self._buffer
-                )
-                self.lost += lost
-                if count:
-                    self._append(self._buffer[:count])
-                new += count
-                if count < len(self._buffer):
-                    break
-            self._cursors[rank] = cursor
-        return new
-
-    def _append(self, chunk: np.ndarray) -> None:
+    def append(self, chunk: np.ndarray) -> None:
+        """Takes events of dtype ``tables.EVENT`` as the newest ones."""
         with self._lock:
             if self._size + len(chunk) > self._limit:
                 self._forget()
@@ -95,6 +77,33 @@ class EventLog:
                     break
             recent = self._events[begin : self._size]
             return _sorted(recent[recent["step"] >= step])
+
+
+class EventReader:
+    """Moves events from the rings of a C engine to whoever takes them."""
+
+    def __init__(self, engine: Engine, ranks: Iterable[int], log: EventLog) -> None:
+        self._engine = engine
+        self._cursors = dict.fromkeys(ranks, 0)
+        self._log = log
+        self._buffer = np.empty(1 << 14, tables.EVENT)
+
+    def drain(self) -> int:
+        """Reads what is new on every rank; returns how many events that was."""
+        new = 0
+        for rank, cursor in self._cursors.items():
+            while True:
+                count, cursor, lost = self._engine.read_events(
+                    rank, cursor, self._buffer
+                )
+                self._log.lost += lost
+                if count:
+                    self._log.append(self._buffer[:count])
+                new += count
+                if count < len(self._buffer):
+                    break
+            self._cursors[rank] = cursor
+        return new
 
 
 def _sorted(events: np.ndarray) -> np.ndarray:

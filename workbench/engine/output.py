@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checkpoint import RunFolder
+from ..checkpoint import RunFolder, weights_hash
 
 if TYPE_CHECKING:
-    from .run import Run
+    from .observed import Observed
+
+#: Arrays by name, in layer order.
+Weights = Mapping[str, np.ndarray]
 
 #: Steps that the folder's trace and timeline hold: the last ones.
 TRACE_STEPS = 50
 
 
-def losses_csv(run: Run) -> str:
+def losses_csv(run: Observed) -> str:
     """step, loss, gradient norm, learning rate; one row per step, floats exact
     (repr)."""
     text = io.StringIO()
@@ -30,14 +34,14 @@ def losses_csv(run: Run) -> str:
     return text.getvalue()
 
 
-def summary(run: Run, state: str) -> dict[str, object]:
+def summary(run: Observed, weights: Weights, state: str) -> dict[str, object]:
     return {
         "id": run.id,
         "state": state,
         "steps_done": run.steps_done,
         "steps": run.job.steps,
         "held_out_loss": {str(step): loss for step, loss in run.evaluations.items()},
-        "weights_sha256": run.weights_hash(),
+        "weights_sha256": weights_hash(weights.values()),
         "clock": run.job.chosen_clock,
         "threads_per_rank": run.job.chosen_threads,
         "events_dropped": run.events_dropped,
@@ -45,19 +49,20 @@ def summary(run: Run, state: str) -> dict[str, object]:
     }
 
 
-def write(run: Run, folder: RunFolder, state: str) -> None:
+def write(run: Observed, weights: Weights, folder: RunFolder, state: str) -> None:
     """Writes job.toml, losses.csv, summary.json, weights.safetensors, and, once there
     are events, trace.json (Perfetto) and timeline.html. Raises OSError naming the path.
     """
     folder.write_text("job.toml", run.job.to_toml())
     folder.write_text("losses.csv", losses_csv(run))
-    folder.write_text("summary.json", json.dumps(summary(run, state), indent=2) + "\n")
+    folder.write_text(
+        "summary.json", json.dumps(summary(run, weights, state), indent=2) + "\n"
+    )
     metadata = {
         "model": json.dumps(dict(run.job.model.config)),
         "step": str(run.steps_done),
         "seed": str(run.job.seed),
     }
-    weights: dict[str, np.ndarray] = run.weights()
     folder.save_weights("weights.safetensors", weights, metadata)
     trace = run.recent_trace(TRACE_STEPS)
     if len(trace):

@@ -12,7 +12,7 @@ import anywidget
 import numpy as np
 import traitlets
 
-from ..engine.run import progress_words
+from ..engine.observed import progress_words
 from ..trace import COLUMNS, Trace
 from ..trace.encode import EVENT_BYTES, encode, view_options
 from ..trace.html import renderer

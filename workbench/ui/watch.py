@@ -11,7 +11,7 @@ import time
 from html import escape
 from typing import Any
 
-from ..engine.run import OVER
+from ..engine.observed import OVER
 from .freeze import static_html
 from .timeline import Live, Timeline
 
