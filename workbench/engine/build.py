@@ -171,21 +171,19 @@ def _config(
         row["beta1"] = optimizer.momentum
     row["clip"], row["wait_limit"] = job.clip or 0.0, job.wait_limit
     row["ring_events"] = RING_EVENTS
-    row["num_ranks"], row["num_stages"] = (
-        job.schedule.num_ranks,
-        job.schedule.num_stages,
-    )
-    row["num_microbatches"] = job.schedule.num_microbatches
-    row["num_slices"] = job.schedule.num_slices
+    schedule = job.executed
+    row["num_ranks"], row["num_stages"] = schedule.num_ranks, schedule.num_stages
+    row["num_microbatches"] = schedule.num_microbatches
+    row["num_slices"] = schedule.num_slices
     row["num_channels"], row["num_params"] = len(plan.channels), num_params
     row["gradient_groups"] = job.gradient_groups
     row["threads_per_rank"] = job.chosen_threads
     row["batch"] = job.microbatch_size
-    busy = 1 if job.chosen_clock == "virtual" else job.schedule.num_ranks
+    busy = 1 if job.chosen_clock == "virtual" else schedule.num_ranks
     row["spin"] = busy * job.chosen_threads <= cores.usable()
     row["virtual_clock"] = job.chosen_clock == "virtual"
     row["keep_gradients"] = keep_gradients
-    row["copies"] = job.schedule.num_copies
+    row["copies"] = schedule.num_copies
     return config
 
 
@@ -213,8 +211,8 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
 
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
-    plan = job.memory(with_loss)
-    stages, tapes, calls = _stages(plan, job.schedule)
+    plan, schedule, groups = job.memory(with_loss), job.executed, job.gradient_groups
+    stages, tapes, calls = _stages(plan, schedule)
     params = _params(plan, job.optimizer.weight_decay)
     config = _config(job, plan, len(params), keep_gradients)
     sizes = np.array(plan.arena_bytes, np.int64)
@@ -224,7 +222,6 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
         )
     except MemoryError as error:
         raise MemoryError(f"{error}; the job needs, per rank:\n{plan}") from None
-    schedule, groups = job.schedule, job.gradient_groups
     virtual = job.chosen_clock == "virtual"
     training = [
         Program(p.rank, tuple(flat(p.steps))) for p in schedule.programs(optimizer=True)

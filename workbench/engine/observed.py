@@ -122,7 +122,7 @@ class Observed:
         return self._trace(self._events.all())
 
     def _trace(self, events: np.ndarray) -> Trace:
-        schedule = self.job.schedule
+        schedule = self.job.executed
         return Trace.from_events(
             events,
             source=self.source_label,
@@ -131,6 +131,7 @@ class Observed:
                 "num_ranks": schedule.num_ranks,
                 "num_stages": schedule.num_stages,
                 "num_microbatches": schedule.num_microbatches,
+                "num_copies": schedule.num_copies,
                 "channel_capacity": self.job.capacity,
                 "threads_per_rank": self.job.chosen_threads,
                 "run": self.id,
@@ -153,11 +154,11 @@ class Observed:
 
     @property
     def num_ranks(self) -> int:
-        return self.job.schedule.num_ranks
+        return self.job.executed.num_ranks
 
     @property
     def title(self) -> str:
-        return f"{self.job.schedule.name} on {self.num_ranks} ranks, run {self.id}"
+        return f"{self.job.executed.name} on {self.num_ranks} ranks, run {self.id}"
 
     @property
     def source_label(self) -> str:

@@ -38,8 +38,8 @@ class Run(Observed):
         self._built: Built = build(job)
         self._set_weights()
         self._built.copy_weights()
-        num_ranks = job.schedule.num_ranks
-        self._reader = EventReader(self._built.engine, range(num_ranks), self._events)
+        ranks = range(self.num_ranks)
+        self._reader = EventReader(self._built.engine, ranks, self._events)
         self._part = 0  # where the request under way began
         self._origin = _runtime.now()
         self._wish: str | None = None  # "pause" or "stop"
@@ -219,7 +219,7 @@ class Run(Observed):
                 error,
                 self._built.engine.positions(),
                 self._built.programs,
-                self.job.schedule.stage_to_rank,
+                self.job.executed.stage_to_rank,
                 self.job.wait_limit,
             )
 

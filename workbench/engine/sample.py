@@ -27,6 +27,7 @@ def _sampling_job(job: Job) -> Job:
         schedule=Schedule.make("single", num_ranks=1, num_microbatches=1, num_stages=1),
         microbatch_size=1,
         num_microbatches=1,
+        replicas=1,
         gradient_groups=1,
         clock="wall",
         threads_per_rank=cores.usable(),
