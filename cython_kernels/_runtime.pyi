@@ -17,6 +17,7 @@ class Engine:
         stages: npt.NDArray[Any],
         channels: npt.NDArray[Any],
         params: npt.NDArray[Any],
+        pieces: npt.NDArray[Any],
         tapes: npt.NDArray[Any],
         calls: npt.NDArray[Any],
         arena_bytes: npt.NDArray[np.int64],

@@ -23,6 +23,7 @@ cdef extern from "runtime.h" nogil:
         int32_t gradient_groups
         int32_t copies
         int32_t num_slices
+        int32_t num_pieces
         int64_t ring_events
     ctypedef struct rk_stage_spec:
         pass
@@ -30,6 +31,10 @@ cdef extern from "runtime.h" nogil:
         pass
     ctypedef struct rk_param_spec:
         pass
+    ctypedef struct rk_piece:
+        int64_t begin
+        int64_t count
+        int32_t param
     ctypedef struct rk_tape:
         pass
     ctypedef struct rk_call:
@@ -63,7 +68,8 @@ cdef extern from "runtime.h" nogil:
     const char *rk_op_name(int64_t op)
     rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                          const rk_stage_spec *stages, const rk_channel_spec *channels,
-                         const rk_param_spec *params, const rk_tape *tapes,
+                         const rk_param_spec *params, const rk_piece *pieces,
+                         const rk_tape *tapes,
                          int64_t num_tapes, const rk_call *calls, int64_t num_calls,
                          const int64_t *arena_bytes)
     int rk_set_program(rk_engine *engine, int program, int rank, const rk_step *steps,
@@ -121,6 +127,7 @@ def _check_layouts():
         "STAGE": sizeof(rk_stage_spec),
         "CHANNEL": sizeof(rk_channel_spec),
         "PARAM": sizeof(rk_param_spec),
+        "PIECE": sizeof(rk_piece),
         "STEP": sizeof(rk_step),
         "CONFIG": sizeof(rk_config),
         "EVENT": sizeof(rk_event),
@@ -168,11 +175,12 @@ cdef class Engine:
     cdef object keep
     cdef bint started
 
-    def __cinit__(self, config, stages, channels, params, tapes, calls, arena_bytes):
+    def __cinit__(self, config, stages, channels, params, pieces, tapes, calls, arena_bytes):
         cdef const unsigned char[::1] c = _raw(config, tables.CONFIG, "config")
         cdef const unsigned char[::1] s = _raw(stages, tables.STAGE, "stages")
         cdef const unsigned char[::1] h = _raw(channels, tables.CHANNEL, "channels")
         cdef const unsigned char[::1] p = _raw(params, tables.PARAM, "params")
+        cdef const unsigned char[::1] i = _raw(pieces, tables.PIECE, "pieces")
         cdef const unsigned char[::1] r = _raw(tapes, tables.TAPE, "tapes")
         cdef const unsigned char[::1] t = _raw(calls, tables.CALL, "calls")
         cdef const int64_t[::1] arenas = arena_bytes
@@ -182,8 +190,8 @@ cdef class Engine:
             raise ValueError("an engine needs a config, stages and one arena per rank")
         if len(stages) != options.num_stages or len(channels) != options.num_channels:
             raise ValueError("config and tables disagree about stages or channels")
-        if len(params) != options.num_params:
-            raise ValueError("config and tables disagree about parameters")
+        if len(params) != options.num_params or len(pieces) != options.num_pieces:
+            raise ValueError("config and tables disagree about parameters or their pieces")
         if (options.copies < 1 or options.num_stages % options.copies
                 or options.num_params % options.copies
                 or options.gradient_groups % options.copies):
@@ -195,6 +203,7 @@ cdef class Engine:
         self.engine = rk_create(options, table(), <const rk_stage_spec *>_start(s),
                                 <const rk_channel_spec *>_start(h),
                                 <const rk_param_spec *>_start(p),
+                                <const rk_piece *>_start(i),
                                 <const rk_tape *>_start(r), num_tapes,
                                 <const rk_call *>_start(t), num_calls, &arenas[0])
         if self.engine == NULL:

@@ -44,7 +44,10 @@ STAGE = np.dtype(
         *((f"channel_{end}", "i4") for end in ("in", "out", "din", "dout")),
         ("param_first", "i4"),
         ("param_count", "i4"),
-        ("unused", "i4"),
+        ("reduce_first", "i4"),
+        ("reduce_count", "i4"),
+        ("update_first", "i4"),
+        ("update_count", "i4"),
     ],
     align=True,
 )
@@ -66,10 +69,20 @@ CHANNEL = np.dtype(
 PARAM = np.dtype(
     [
         ("offset", "i8"),
-        ("first_moment", "i8"),
-        ("second_moment", "i8"),
         ("count", "i8"),
         ("weight_decay", "f4"),
+        *((name, "i4") for name in ("stage", "first_use", "next_use")),
+    ],
+    align=True,
+)
+
+#: ``begin`` of a piece is a multiple of this: the block of ``sum_squares``.
+BLOCK = 4096
+
+PIECE = np.dtype(
+    [
+        *((name, "i8") for name in ("begin", "count", "first_moment", "second_moment")),
+        ("param", "i4"),
         ("unused", "i4"),
     ],
     align=True,
@@ -104,6 +117,8 @@ CONFIG = np.dtype(
         ),
         ("copies", "i4"),
         ("num_slices", "i4"),
+        ("num_pieces", "i4"),
+        ("zero", "i4"),
     ],
     align=True,
 )

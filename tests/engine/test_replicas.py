@@ -170,13 +170,20 @@ def test_a_measured_trace_tells_the_schedule_that_ran(
     found.check()
 
 
-def test_all_copies_end_with_the_same_weights(
-    tiny_model: wb.Model, tiny_data: wb.Data, tmp_path: Path
+@pytest.mark.parametrize("clock", ["wall", "virtual"])
+@pytest.mark.parametrize("zero", [0, 1])
+@pytest.mark.parametrize("tied", [False, True])
+def test_all_holders_end_with_the_same_weights(
+    tied: bool, zero: int, clock: str, tiny_data: wb.Data, tmp_path: Path
 ) -> None:
-    job = job_of(tiny_model, tiny_data, "chimera", 2, 2, [0, 2, 6])
-    run = wb.launch(job, folder=tmp_path).wait(60)
-    built = run._built
-    first = [view for _, _, view in built._views("param")]
-    for copy in range(1, built.copies):
-        for view, (_, _, other) in zip(first, built._views("param", copy), strict=True):
-            assert np.array_equal(view, other)
+    model = wb.Model.gpt(
+        num_layers=4, width=16, num_heads=2, vocab_size=64, context=16, tied=tied
+    )
+    job = job_of(model, tiny_data, "chimera", 2, 2, [0, 2, 6], zero=zero, clock=clock)
+    built = wb.launch(job, folder=tmp_path).wait(60)._built
+    length = job.partition.num_stages
+    for holders in built.parameters:
+        for copy in range(built.copies):
+            for stage, number in holders:
+                held = built._view("param", stage + copy * length, number)
+                assert np.array_equal(held, built._view("param", *holders[0]))

@@ -48,6 +48,9 @@ class Job:
     optimizer, learning_rate: an ``AdamW`` or ``SGD``, a ``Constant`` or
     ``WarmupCosine``. clip: largest global gradient norm, or None.
 
+    zero: 1 shares each parameter's optimizer states out over its holders (replicas,
+    copies, tied uses), to the same bits; 0 gives them to every holder.
+
     steps, seed: how long, from where. evaluate: steps of held-out data for the losses
     before and after; 0 for none.
 
@@ -151,14 +154,14 @@ class Job:
         supported = {
             "precision": ("fp32",),
             "recompute": (False,),
-            "zero": (0,),
+            "zero": (0, 1),
             "nan_policy": ("stop",),
         }
         for name, values in supported.items():
             if getattr(self, name) not in values:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} cannot be run by this version; "
-                    f"it runs {name}={values[0]!r}"
+                    f"it runs {name}={' or '.join(map(repr, values))}"
                 )
         for layer in self.model.layers:
             if not layer.executable:
@@ -322,6 +325,7 @@ class Job:
             gradient_groups=self.gradient_groups,
             threads_per_rank=self.chosen_threads,
             with_loss=with_loss,
+            zero=self.zero,
         )
 
     # ---- TOML ------------------------------------------------------------------------

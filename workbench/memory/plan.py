@@ -14,13 +14,19 @@ from dataclasses import dataclass, field
 from ..model import StageTapes, emit_stage
 from ..partition import Partition
 from ..schedule import Action, Kind, Overlap, Program, Schedule
+from . import holders
+from .holders import Piece
 
 OPTIMIZER_STATES = {"adamw": 2, "sgd": 1}
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: its tapes, and where its memory begins in its rank's arena (bytes)."""
+    """One stage: its tapes, and where its memory begins in its rank's arena (bytes).
+
+    reduces: the pieces whose gradients it adds up for all holders; updates: the pieces
+    that it updates and has the optimizer states of.
+    """
 
     rank: int
     tapes: StageTapes
@@ -34,6 +40,8 @@ class StagePlan:
     held: int
     scratch: int
     spare: int
+    reduces: tuple[Piece, ...] = field(repr=False)
+    updates: tuple[Piece, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -299,9 +307,10 @@ def plan(
     gradient_groups: int = 1,
     threads_per_rank: int = 1,
     with_loss: bool = True,
+    zero: int = 0,
 ) -> MemoryPlan:
     """The memory of every rank for this split and schedule. ``optimizer``: "adamw" |
-    "sgd".
+    "sgd". ``zero`` 1: each parameter's optimizer states are shared out over its holders.
 
     Raises ValueError if partition and schedule have different numbers of stages.
     """
@@ -310,7 +319,7 @@ def plan(
             f"the partition has {partition.num_stages} stages but schedule "
             f"{schedule.name!r} has {schedule.chain_length}; make them equal"
         )
-    tapes = schedule.num_copies * stage_tapes(
+    one = stage_tapes(
         partition,
         microbatch_size,
         schedule.num_microbatches,
@@ -318,6 +327,8 @@ def plan(
         with_loss,
         schedule.num_slices,
     )
+    tapes = one * schedule.num_copies
+    reduces = holders.owned(partition.model, one, schedule.num_copies)
     programs = schedule.programs()
     walks = [_RankWalk(program, tapes, schedule) for program in programs]
     arenas = [_Arena() for _ in programs]
@@ -336,6 +347,9 @@ def plan(
         arena, walk = arenas[rank], walks[rank]
         saved_slots = max(1, walk.saved[s].count) if s in walk.saved else 1
         held_slots = max(1, walk.held[s].count) if s in walk.held else 1
+        updates = reduces[s] if zero else holders.whole(stage)
+        room = holders.state_bytes(updates, states)
+        first_state = arena.take("optimizer", room)
         stages.append(
             StagePlan(
                 rank=rank,
@@ -344,12 +358,14 @@ def plan(
                 held_slots=held_slots,
                 param=arena.take("parameters", stage.param_bytes),
                 grad=arena.take("gradients", stage.param_bytes * groups),
-                optimizer=arena.take("optimizer", stage.param_bytes * states),
+                optimizer=first_state,
                 constant=arena.take("constants", stage.constant_bytes),
                 saved=arena.take("activations", stage.saved_bytes * saved_slots),
                 held=arena.take("held", stage.held_bytes * held_slots),
                 scratch=shared[rank],
                 spare=spare[rank],
+                reduces=reduces[s],
+                updates=holders.with_states(updates, first_state, states),
             )
         )
     channels = []

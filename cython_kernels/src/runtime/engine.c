@@ -51,9 +51,23 @@ static int create_parts(rk_engine *engine, const rk_stage_spec *stages,
     return 1;
 }
 
+/* Where every parameter's blocks begin, and room for their sums of squares. */
+static int create_sums(rk_engine *engine) {
+    int32_t count = engine->config.num_params / engine->config.copies;
+    engine->first_block = calloc((size_t)count + 1, sizeof *engine->first_block);
+    if (!engine->first_block || !engine->params) return 0;
+    for (int32_t i = 0; i < count; i++) {
+        int64_t blocks = (engine->params[i].count + RK_BLOCK - 1) / RK_BLOCK;
+        engine->first_block[i + 1] = engine->first_block[i] + blocks;
+    }
+    engine->square_sums = calloc((size_t)engine->first_block[count] * 2 + 1, sizeof(double));
+    return engine->square_sums != NULL;
+}
+
 rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                      const rk_stage_spec *stages, const rk_channel_spec *channels,
-                     const rk_param_spec *params, const rk_tape *tapes, int64_t num_tapes,
+                     const rk_param_spec *params, const rk_piece *pieces,
+                     const rk_tape *tapes, int64_t num_tapes,
                      const rk_call *calls, int64_t num_calls, const int64_t *arena_bytes) {
     /* rk_rank holds members aligned to cache lines. */
     rk_engine *engine = calloc(1, sizeof *engine);
@@ -66,18 +80,20 @@ rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
     engine->channels = aligned_alloc(64, channels_bytes);
     engine->stages = calloc((size_t)config->num_stages, sizeof *engine->stages);
     engine->params = copy_of(params, config->num_params, sizeof *params);
+    engine->pieces = copy_of(pieces, config->num_pieces, sizeof *pieces);
     engine->tapes = copy_of(tapes, num_tapes, sizeof *tapes);
     engine->calls = copy_of(calls, num_calls, sizeof *calls);
     engine->num_calls = (int32_t)num_calls;
-    engine->square_sums = calloc((size_t)config->num_params * 2 + 1, sizeof(double));
     engine->gathered = calloc((size_t)config->num_stages, sizeof *engine->gathered);
+    engine->refreshed = calloc((size_t)config->num_stages, sizeof *engine->refreshed);
     engine->rank_end = calloc((size_t)config->num_ranks, sizeof(int64_t));
     if (engine->ranks) memset(engine->ranks, 0, ranks_bytes);
     if (engine->channels) memset(engine->channels, 0, channels_bytes);
     int whole = engine->ranks && engine->channels && engine->stages && engine->params &&
-                engine->tapes && engine->calls && engine->square_sums && engine->gathered &&
-                engine->rank_end;
-    if (!whole || !create_parts(engine, stages, channels, arena_bytes)) {
+                engine->pieces && engine->tapes && engine->calls && engine->gathered &&
+                engine->refreshed && engine->rank_end;
+    if (!whole || !create_sums(engine) ||
+        !create_parts(engine, stages, channels, arena_bytes)) {
         rk_destroy(engine);
         return NULL;
     }
@@ -147,10 +163,13 @@ void rk_destroy(rk_engine *engine) {
     for (int p = 0; p < RK_NUM_PROGRAMS; p++) destroy_graph(engine, p);
     free(engine->virtual_times);
     free(engine->rank_end);
+    free(engine->refreshed);
     free(engine->gathered);
     free(engine->square_sums);
+    free(engine->first_block);
     free(engine->calls);
     free(engine->tapes);
+    free(engine->pieces);
     free(engine->params);
     free(engine->stages);
     free(engine->channels);
@@ -173,7 +192,10 @@ int rk_start(rk_engine *engine, int program, int64_t first, int64_t last, const 
     atomic_store(&engine->arrived, 0);
     atomic_store(&engine->reduced, 0);
     atomic_store(&engine->updated, 0);
-    for (int s = 0; s < engine->config.num_stages; s++) atomic_store(&engine->gathered[s], 0);
+    for (int s = 0; s < engine->config.num_stages; s++) {
+        atomic_store(&engine->gathered[s], 0);
+        atomic_store(&engine->refreshed[s], 0);
+    }
     atomic_store(&engine->stop_requested, 0);
     atomic_store(&engine->error, RK_OK);
     for (int c = 0; c < engine->config.num_channels; c++) {

@@ -247,17 +247,47 @@ void rk_begin_step(rk_rank *rank, int64_t at) {
     rk_engine *engine = rank->engine;
     atomic_store(&rank->at_step, at);
     if (engine->program != RK_TRAIN) return;
+    if (at == engine->first_step) rk_forget_shares(rank);
     if (at != engine->first_step && !engine->config.keep_gradients) return;
     rk_clear_gradients(rank);
 }
 
-/* The wait for all ranks' gradients. */
-static int synchronise(rk_rank *rank, const rk_step *step, int64_t *now) {
+/* The rank's share of what the copies of its stages add up together, as far as they have come. */
+static void share(rk_rank *rank, int64_t *now) {
+    const rk_step *step;
+    while ((step = rk_share(rank)) != NULL) {
+        int64_t start = *now;
+        *now = os_now();
+        rk_note(rank, step, RK_LANE_OPTIMIZER, start, *now);
+    }
+}
+
+/* Would the rank stand idle now, if it went on with this step? */
+static int would_wait(rk_rank *rank, const rk_step *step) {
+    switch (step->kind) {
+    case RK_SEND_F:
+    case RK_SEND_B: return !has_room(rank, step);
+    case RK_RECV_F:
+    case RK_RECV_B: return !has_message(rank, step);
+    default: return 0;
+    }
+}
+
+static int wait_for(rk_rank *rank, rk_condition met, const rk_step *step, int64_t *now) {
     int64_t start = *now;
-    if (!rk_wait_until(rank, rk_all_reduced, step)) return 0;
+    if (!rk_wait_until(rank, met, step)) return 0;
     *now = os_now();
     rk_note(rank, step, RK_LANE_WAIT, start, *now);
-    return rk_agree(rank);
+    return 1;
+}
+
+/* The wait for all ranks' gradients. */
+static int synchronise(rk_rank *rank, const rk_step *step, int64_t *now) {
+    while (rank->pending) {
+        if (!wait_for(rank, rk_share_ready, step, now)) return 0;
+        share(rank, now);
+    }
+    return wait_for(rank, rk_all_reduced, step, now) && rk_agree(rank);
 }
 
 static int run_step(rk_rank *rank, const rk_step *steps, int32_t count) {
@@ -272,12 +302,14 @@ static int run_step(rk_rank *rank, const rk_step *steps, int32_t count) {
             if (!synchronise(rank, step, &now)) return 0;
             synchronised = 1;
         }
+        if (rank->pending && would_wait(rank, step)) share(rank, &now);
         int64_t start = now;
         if (!rk_perform(rank, step, 1)) return 0;
         now = os_now();
         rk_note(rank, step, rk_lane_of(step->kind), start, now);
     }
-    return 1;
+    if (!synchronised || !engine->config.zero) return 1;
+    return wait_for(rank, rk_all_refreshed, &steps[count - 1], &now);
 }
 
 void rk_run_rank(void *raw) {
