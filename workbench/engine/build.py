@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,9 +26,17 @@ RING_EVENTS = 1 << 15
 _REGION = {name: code for code, name in enumerate(tables.REGIONS)}
 
 
+class Site(NamedTuple):
+    """Where a process stands that runs one rank, the others being elsewhere."""
+
+    rank: int
+    ranks_on_host: int
+
+
 @dataclass
 class Built:
-    """A C engine with its arenas, and where every parameter lies in them."""
+    """A C engine with its arenas, and where every parameter lies in them. The arenas of
+    ranks that are in other processes are empty."""
 
     engine: _runtime.Engine
     plan: MemoryPlan
@@ -37,7 +46,7 @@ class Built:
 
     def weights(self) -> list[tuple[int, str, np.ndarray]]:
         """(layer, name, float32 view of the live weights), in layer order: those of the
-        first copy, if there are more."""
+        first copy, if there are more, and only those that are in this process."""
         return list(self._views("param"))
 
     def gradients(self) -> list[tuple[int, str, np.ndarray]]:
@@ -59,6 +68,8 @@ class Built:
         length = len(self.plan.stages) // self.copies
         for stage in self.plan.stages[copy * length : (copy + 1) * length]:
             arena, base = self.arenas[stage.rank], getattr(stage, region)
+            if not len(arena):
+                continue
             for slot in stage.tapes.parameters:
                 count = int(np.prod(slot.shape))
                 begin = base + slot.offset
@@ -122,6 +133,8 @@ def _channels(plan: MemoryPlan) -> np.ndarray:
         "consumer",
         "num_buffers",
         "capacity",
+        "source_offset",
+        "source_buffers",
     )
     for row, channel in zip(table, plan.channels, strict=True):
         for name in names:
@@ -158,7 +171,11 @@ def _steps(
 
 
 def _config(
-    job: Job, plan: MemoryPlan, num_params: int, keep_gradients: bool
+    job: Job,
+    plan: MemoryPlan,
+    num_params: int,
+    keep_gradients: bool,
+    site: Site | None,
 ) -> np.ndarray:
     config = np.zeros(1, tables.CONFIG)
     row, optimizer = config[0], job.optimizer
@@ -182,8 +199,10 @@ def _config(
     row["threads_per_rank"] = job.chosen_threads
     row["batch"] = job.microbatch_size
     busy = 1 if job.chosen_clock == "virtual" else job.schedule.num_ranks
+    busy = busy if site is None else site.ranks_on_host
+    row["here"] = -1 if site is None else site.rank
     row["spin"] = busy * job.chosen_threads <= cores.usable()
-    row["virtual_clock"] = job.chosen_clock == "virtual"
+    row["virtual_clock"] = job.chosen_clock == "virtual" and site is None
     row["keep_gradients"] = keep_gradients
     row["copies"] = job.schedule.num_copies
     return config
@@ -207,16 +226,22 @@ def _set_program(
     engine.set_graph(number, order, previous, starts, deps, node_rank, node_step)
 
 
-def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> Built:
+def build(
+    job: Job,
+    *,
+    keep_gradients: bool = False,
+    with_loss: bool = True,
+    site: Site | None = None,
+) -> Built:
     """A C engine for the job, its weights still zero. Without loss it only computes
-    logits.
+    logits. With a ``site`` it has that site's rank only, to be connected to the others.
 
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
-    plan = job.memory(with_loss)
+    plan = job.memory(with_loss, processes=site is not None)
     stages, tapes, calls = _stages(plan, job.schedule)
     params = _params(plan, job.optimizer.weight_decay)
-    config = _config(job, plan, len(params), keep_gradients)
+    config = _config(job, plan, len(params), keep_gradients, site)
     sizes = np.array(plan.arena_bytes, np.int64)
     try:
         engine = _runtime.Engine(
@@ -225,13 +250,15 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
     except MemoryError as error:
         raise MemoryError(f"{error}; the job needs, per rank:\n{plan}") from None
     schedule, groups = job.schedule, job.gradient_groups
-    virtual = job.chosen_clock == "virtual"
+    virtual = job.chosen_clock == "virtual" and site is None
+    here = range(schedule.num_ranks) if site is None else (site.rank,)
     training = [
         Program(p.rank, tuple(flat(p.steps))) for p in schedule.programs(optimizer=True)
     ]
     evaluation = lower_forward(schedule)
     for number, programs in ((tables.TRAIN, training), (tables.EVALUATE, evaluation)):
-        for r, program in enumerate(programs):
+        for r in here:
+            program = programs[r]
             planned: Sequence[PlannedStep] = plan.steps[r]
             if number == tables.EVALUATE:
                 planned = [PlannedStep(a) for a in flat(program.steps)]
@@ -240,11 +267,12 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
             )
             engine.set_program(number, r, table)
         _set_program(engine, number, programs, job, virtual)
-    arenas = [
-        np.frombuffer(memoryview(engine.arena(r)), np.uint8)
-        for r in range(schedule.num_ranks)
-    ]
+    arenas = [np.empty(0, np.uint8)] * schedule.num_ranks
+    for r in here:
+        arenas[r] = np.frombuffer(memoryview(engine.arena(r)), np.uint8)
     for stage in plan.stages:
+        if stage.rank not in here:
+            continue
         for offset, values in stage.tapes.constants:
             begin = stage.constant + offset
             arenas[stage.rank][begin : begin + values.nbytes] = values.ravel().view(

@@ -43,6 +43,19 @@ static void combine(rk_engine *engine, int32_t stage, int64_t parity) {
     }
 }
 
+/* Every parameter's, of the step that the rank is at. */
+static double *square_sums_of(rk_rank *rank) {
+    int64_t parity = atomic_load(&rank->at_step) & 1;
+    return rank->engine->square_sums + parity * rank->engine->config.num_params;
+}
+
+void rk_begin_sums(rk_rank *rank) {
+    const rk_engine *engine = rank->engine;
+    if (!engine->wire) return;
+    memset(square_sums_of(rank), 0, (size_t)engine->config.num_params * sizeof(double));
+    rk_wire_begin_step(engine->wire);
+}
+
 /* The last of a stage's copies to come adds up for all of them: the others have ended their
  * last W, and wait for every stage before they read or clear a gradient. */
 void rk_reduce(rk_rank *rank, const rk_step *step) {
@@ -54,7 +67,11 @@ void rk_reduce(rk_rank *rank, const rk_step *step) {
     /* The last stage to come decides, before anyone is let on, whether this is the run's last
      * step; so all ranks stop after the same one. */
     int64_t arrived = atomic_fetch_add(&engine->arrived, 1) + 1;
-    if (arrived % engine->config.num_stages != 0) return;
+    if (arrived % engine->stages_here != 0) return;
+    if (engine->wire) { /* all processes decide together, when they know all gradients */
+        rk_wire_give_sums(engine->wire, square_sums_of(rank), atomic_load(&engine->stop_requested));
+        return;
+    }
     if (atomic_load(&engine->stop_requested))
         atomic_store(&engine->last_step, atomic_load(&rank->at_step) + 1);
     atomic_store(&engine->reduced, arrived);
@@ -64,7 +81,14 @@ void rk_reduce(rk_rank *rank, const rk_step *step) {
 int rk_all_reduced(rk_rank *rank, const rk_step *step) {
     (void)step;
     rk_engine *engine = rank->engine;
-    int64_t steps = atomic_load(&rank->at_step) - engine->first_step + 1;
+    int64_t row = atomic_load(&rank->at_step) - engine->first_step, steps = row + 1;
+    if (engine->wire) {
+        double *losses = engine->losses + row * engine->config.num_microbatches;
+        int stop = 0;
+        if (!rk_wire_sums_are_here(engine->wire, square_sums_of(rank), losses, &stop)) return 0;
+        if (stop) atomic_store(&engine->last_step, engine->first_step + steps);
+        return 1;
+    }
     return atomic_load(&engine->reduced) >= steps * engine->config.num_stages;
 }
 
@@ -72,8 +96,7 @@ int rk_all_reduced(rk_rank *rank, const rk_step *step) {
  * for itself and finds the same bits. */
 static double gradient_norm(rk_rank *rank) {
     const rk_engine *engine = rank->engine;
-    int64_t parity = atomic_load(&rank->at_step) & 1;
-    const double *sums = engine->square_sums + parity * engine->config.num_params;
+    const double *sums = square_sums_of(rank);
     int32_t count = engine->config.num_params / engine->config.copies;
     double total = 0;
     for (int32_t i = 0; i < count; i++) total += sums[i];
@@ -84,7 +107,7 @@ int rk_agree(rk_rank *rank) {
     rk_engine *engine = rank->engine;
     int64_t at = atomic_load(&rank->at_step), row = at - engine->first_step;
     double norm = gradient_norm(rank);
-    if (rank->index == 0) engine->norms[row] = norm;
+    if (rank->index == 0 || engine->wire) engine->norms[row] = norm;
     const double *losses = engine->losses + row * engine->config.num_microbatches;
     int finite = isfinite(norm);
     for (int32_t i = 0; i < engine->config.num_microbatches; i++) finite &= isfinite(losses[i]);
@@ -136,6 +159,6 @@ void rk_update(rk_rank *rank, const rk_step *step) {
     }
     if (!config->keep_gradients) clear_gradients(rank, spec);
     int64_t updated = atomic_fetch_add(&engine->updated, 1) + 1;
-    if (updated % config->num_stages == 0)
-        atomic_store(&engine->done_steps, updated / config->num_stages);
+    if (updated % engine->stages_here == 0)
+        atomic_store(&engine->done_steps, updated / engine->stages_here);
 }
