@@ -80,7 +80,7 @@ cdef extern from "runtime.h" nogil:
                      const int32_t *dep_start, const int32_t *dep,
                      const int32_t *node_rank, const int32_t *node_step)
     void rk_destroy(rk_engine *engine)
-    int rk_connect(rk_engine *engine, const rk_mpi *mpi, int64_t poll_nanoseconds)
+    int rk_connect(rk_engine *engine, const rk_mpi *mpi)
     int rk_start(rk_engine *engine, int program, int64_t first, int64_t last,
                  const rk_data *data, const float *learning_rate, double *losses,
                  double *norms, int64_t time_origin)
@@ -231,21 +231,20 @@ cdef class Engine:
             raise IndexError(f"rank {rank} is in another process; here is rank {here}")
         return 0
 
-    def connect(self, mpi, int64_t poll_nanoseconds):
+    def connect(self, mpi):
         """Joins the ranks of other processes, once. mpi: one row of ``tables.MPI``.
 
-        poll_nanoseconds: how often a thread of its own sees to messages while the rank
-        computes; 0: only the rank does, while it waits. Closed when the engine goes, which
-        must be before MPI is finalized.
+        While a request is under way MPI is called by the rank's thread alone, and nobody
+        else may call it. Closed when the engine goes, which must be before MPI is finalized.
         """
         cdef const unsigned char[::1] view = _raw(mpi, tables.MPI, "mpi")
         cdef int done
         if self.engine.config.here < 0 or self.engine.wire != NULL:
             raise RuntimeError("this engine has no ranks elsewhere, or is connected already")
         with nogil:
-            done = rk_connect(self.engine, <const rk_mpi *>_start(view), poll_nanoseconds)
+            done = rk_connect(self.engine, <const rk_mpi *>_start(view))
         if not done:
-            raise MemoryError("no room, or no thread, for the channels to other processes")
+            raise MemoryError("no room for the channels to other processes")
 
     def arena(self, int rank):
         """The rank's memory as a writable buffer of bytes."""

@@ -35,8 +35,6 @@ from .mpi import World, wrong_size
 POLL_SECONDS = 0.02
 #: A rank that has not heard of its collector for so long ends: nobody would stop it.
 LOST_SECONDS = 20.0
-#: How often the wire's own thread sees to messages while the rank computes.
-PROGRESS_NANOSECONDS = 500_000
 #: What a request may be ended for, the strongest last.
 WISHES = (None, "checkpoint", "pause", "stop")
 
@@ -152,7 +150,7 @@ class Worker:
         site = compare(world, job)
         self.built = build(job, site=site)
         _fill(self.built, job)
-        self.built.engine.connect(world.table(), PROGRESS_NANOSECONDS)
+        self.built.engine.connect(world.table())
         self.done = 0
         self.wish: str | None = None
         self._told = 0  # steps whose losses have been told

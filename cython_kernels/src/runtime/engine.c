@@ -146,8 +146,8 @@ static void destroy_graph(rk_engine *engine, int program) {
     free(engine->node_step[program]);
 }
 
-int rk_connect(rk_engine *engine, const rk_mpi *mpi, int64_t poll_nanoseconds) {
-    engine->wire = rk_wire_create(engine, mpi, poll_nanoseconds);
+int rk_connect(rk_engine *engine, const rk_mpi *mpi) {
+    engine->wire = rk_wire_create(engine, mpi);
     return engine->wire != NULL;
 }
 
@@ -204,7 +204,6 @@ int rk_start(rk_engine *engine, int program, int64_t first, int64_t last, const 
          * begun at the other end. */
         if (channel->buffers && !channel->remote) rk_channel_reset(channel);
     }
-    if (engine->wire) rk_wire_open(engine->wire);
     int64_t now = os_now();
     int num_ranks = engine->config.num_ranks;
     for (int r = 0; r < num_ranks; r++) engine->rank_end[r] = now;
@@ -233,5 +232,4 @@ void rk_finish(rk_engine *engine) {
         os_join(engine->ranks[r].thread);
         engine->ranks[r].thread = NULL;
     }
-    if (engine->wire) rk_wire_close(engine->wire);
 }

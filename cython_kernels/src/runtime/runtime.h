@@ -293,7 +293,7 @@ int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_
                  const int32_t *dep, const int32_t *node_rank, const int32_t *node_step);
 void rk_destroy(rk_engine *engine);
 /* Joins the other processes' ranks; 0: out of memory. Once, before the first rk_start. */
-int rk_connect(rk_engine *engine, const rk_mpi *mpi, int64_t poll_nanoseconds);
+int rk_connect(rk_engine *engine, const rk_mpi *mpi);
 
 /* Starts the ranks on steps [first, last); returns at once. RK_NO_THREAD if one did not start.
  * The arrays must outlive the request. */

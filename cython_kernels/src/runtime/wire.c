@@ -29,6 +29,7 @@ typedef struct flight {
     int32_t size, first, count;
 } flight;
 
+enum { GLANCE = 200000 }; /* ns between polls while the rank computes */
 enum { CREDITS = 16 }; /* on their way at once; if more are owed, the newest stands for all */
 
 typedef struct end {
@@ -39,10 +40,10 @@ typedef struct end {
     /* The consumer counts what it took; the producer knows the newest count that has come. */
     int64_t credit_values[CREDITS];
     flight credits;
-    int64_t owed;                 /* consumer: its count; under the lock */
-    int64_t told;                 /* consumer: the count last sent */
-    _Atomic int64_t credited;     /* producer */
-    _Atomic int64_t sent;         /* producer: messages ever sent */
+    int64_t owed;     /* consumer: its count */
+    int64_t told;     /* consumer: the count last sent */
+    int64_t credited; /* producer */
+    int64_t sent;     /* producer: messages ever sent */
 } end;
 
 struct rk_wire {
@@ -50,11 +51,7 @@ struct rk_wire {
     rk_mpi mpi;
     end *ends;
     int32_t num_ends;
-    _Atomic int locked;
-    _Atomic int quit;
-    int is_open; /* under the lock */
-    int64_t poll_nanoseconds;
-    os_thread *thread;
+    int64_t polled; /* when it last was between calls */
     /* The end of a step. */
     int64_t num_sums; /* square sums, losses, whether anyone wants to stop */
     double *given, *sums;
@@ -66,21 +63,6 @@ typedef struct trailer {
     int64_t step;
     int32_t unit, channel;
 } trailer;
-
-static int lock_now(rk_wire *wire) {
-    int open = 0;
-    return atomic_compare_exchange_strong(&wire->locked, &open, 1);
-}
-
-static void lock(rk_wire *wire) {
-    for (int turn = 0; !lock_now(wire); turn++)
-        if (turn < 1000)
-            os_spin();
-        else
-            os_yield();
-}
-
-static void unlock(rk_wire *wire) { atomic_store(&wire->locked, 0); }
 
 static int flight_create(flight *f, int32_t size) {
     f->size = size;
@@ -149,7 +131,7 @@ static void poll_producer(rk_wire *wire, end *e) {
     void *buffer;
     while ((buffer = flight_landed(wire, &e->data))) rk_push(&e->channel->empty, buffer, 0);
     while ((buffer = flight_landed(wire, &e->credits))) {
-        atomic_store(&e->credited, *(int64_t *)buffer);
+        e->credited = *(int64_t *)buffer;
         post_credit(wire, e);
     }
 }
@@ -175,7 +157,7 @@ static void poll_sums(rk_wire *wire) {
     wire->sums_are_here = 1;
 }
 
-static void poll_locked(rk_wire *wire) {
+void rk_wire_poll(rk_wire *wire) {
     for (int32_t i = 0; i < wire->num_ends; i++) {
         end *e = &wire->ends[i];
         if (e->is_producer)
@@ -186,31 +168,20 @@ static void poll_locked(rk_wire *wire) {
     poll_sums(wire);
 }
 
-void rk_wire_poll(rk_wire *wire) {
-    if (!lock_now(wire)) return;
-    if (wire->is_open) poll_locked(wire);
-    unlock(wire);
+void rk_wire_glance(rk_wire *wire) {
+    int64_t now = os_now();
+    if (now - wire->polled < GLANCE) return;
+    wire->polled = now;
+    rk_wire_poll(wire);
 }
-
-static void set_open(rk_wire *wire, int is_open) {
-    lock(wire);
-    wire->is_open = is_open;
-    unlock(wire);
-}
-
-void rk_wire_open(rk_wire *wire) { set_open(wire, 1); }
-
-void rk_wire_close(rk_wire *wire) { set_open(wire, 0); }
 
 int rk_wire_has_sent_all(rk_wire *wire) {
     int all = 1;
-    lock(wire);
     for (int32_t i = 0; i < wire->num_ends; i++) {
         const end *e = &wire->ends[i];
         all &= (e->is_producer ? &e->data : &e->credits)->count == 0;
         all &= e->told == e->owed;
     }
-    unlock(wire);
     return all;
 }
 
@@ -218,10 +189,9 @@ int rk_wire_has_sent_all(rk_wire *wire) {
 
 int rk_wire_has_room(const rk_channel *channel) {
     const end *e = channel->remote;
-    int64_t sent = atomic_load(&e->sent), credited = atomic_load(&e->credited);
     /* With capacity 0 a credit says that the consumer has come for one more. */
-    return channel->spec.capacity > 0 ? sent - credited < channel->spec.capacity
-                                      : credited > sent;
+    return channel->spec.capacity > 0 ? e->sent - e->credited < channel->spec.capacity
+                                      : e->credited > e->sent;
 }
 
 void rk_wire_send(rk_wire *wire, rk_channel *channel, void *buffer, int32_t unit) {
@@ -229,21 +199,17 @@ void rk_wire_send(rk_wire *wire, rk_channel *channel, void *buffer, int32_t unit
     trailer *told = trailer_of(channel, buffer);
     told->unit = unit;
     told->channel = e->tag;
-    atomic_fetch_add(&e->sent, 1);
-    lock(wire);
+    e->sent++;
     ((isend_function)wire->mpi.isend)(buffer, (int)channel->spec.buffer_bytes, wire->mpi.byte,
                                       e->peer, e->tag, wire->mpi.messages,
                                       flight_add(&e->data, buffer));
-    poll_locked(wire);
-    unlock(wire);
+    rk_wire_poll(wire);
 }
 
 void rk_wire_credit(rk_wire *wire, rk_channel *channel) {
     end *e = channel->remote;
-    lock(wire);
     e->owed++;
     tell_credit(wire, e);
-    unlock(wire);
 }
 
 /* ---- the end of a step ---------------------------------------------------------------------- */
@@ -262,21 +228,16 @@ double *rk_wire_losses(rk_wire *wire) { return wire->given + num_square_sums(wir
 void rk_wire_give_sums(rk_wire *wire, const double *square_sums, int stop) {
     memcpy(wire->given, square_sums, (size_t)num_square_sums(wire) * sizeof(double));
     wire->given[wire->num_sums - 1] = stop;
-    lock(wire);
     wire->sums_are_here = 0;
     wire->sums_under_way = 1;
     ((iallreduce_function)wire->mpi.iallreduce)(wire->given, wire->sums, (int)wire->num_sums,
                                                 wire->mpi.real64, wire->mpi.sum,
                                                 wire->mpi.sums, &wire->sums_request);
-    unlock(wire);
 }
 
 int rk_wire_sums_are_here(rk_wire *wire, double *square_sums, double *losses, int *stop) {
     int64_t params = num_square_sums(wire), m = wire->engine->config.num_microbatches;
-    lock(wire);
-    int here = wire->sums_are_here;
-    unlock(wire);
-    if (!here) return 0;
+    if (!wire->sums_are_here) return 0;
     memcpy(square_sums, wire->sums, (size_t)params * sizeof(double));
     memcpy(losses, wire->sums + params, (size_t)m * sizeof(double));
     *stop = wire->sums[wire->num_sums - 1] > 0;
@@ -284,14 +245,6 @@ int rk_wire_sums_are_here(rk_wire *wire, double *square_sums, double *losses, in
 }
 
 /* ---- opening and closing -------------------------------------------------------------------- */
-
-static void keep_polling(void *raw) {
-    rk_wire *wire = raw;
-    while (!atomic_load(&wire->quit)) {
-        os_sleep(wire->poll_nanoseconds);
-        rk_wire_poll(wire);
-    }
-}
 
 static int open_end(rk_wire *wire, end *e, rk_channel *channel, int32_t index) {
     int here = wire->engine->here;
@@ -308,13 +261,12 @@ static int open_end(rk_wire *wire, end *e, rk_channel *channel, int32_t index) {
     return 1;
 }
 
-rk_wire *rk_wire_create(rk_engine *engine, const rk_mpi *mpi, int64_t poll_nanoseconds) {
+rk_wire *rk_wire_create(rk_engine *engine, const rk_mpi *mpi) {
     rk_wire *wire = calloc(1, sizeof *wire);
     if (!wire) return NULL;
     const rk_config *config = &engine->config;
     wire->engine = engine;
     wire->mpi = *mpi;
-    wire->poll_nanoseconds = poll_nanoseconds;
     wire->num_sums = num_square_sums(wire) + config->num_microbatches + 1;
     wire->given = calloc((size_t)wire->num_sums, sizeof(double));
     wire->sums = calloc((size_t)wire->num_sums, sizeof(double));
@@ -323,7 +275,6 @@ rk_wire *rk_wire_create(rk_engine *engine, const rk_mpi *mpi, int64_t poll_nanos
     for (int32_t c = 0; whole && c < config->num_channels; c++)
         if (rk_is_remote(engine, &engine->channels[c].spec))
             whole = open_end(wire, &wire->ends[wire->num_ends++], &engine->channels[c], c);
-    if (whole && poll_nanoseconds > 0) whole = (wire->thread = os_start(keep_polling, wire)) != NULL;
     if (whole) return wire;
     rk_wire_destroy(wire);
     return NULL;
@@ -342,8 +293,6 @@ static int settle(rk_wire *wire, flight *f, int cancel) {
 
 void rk_wire_destroy(rk_wire *wire) {
     if (!wire) return;
-    atomic_store(&wire->quit, 1);
-    os_join(wire->thread);
     int settled = !wire->sums_under_way;
     for (int32_t i = 0; i < wire->num_ends; i++) {
         settled &= settle(wire, &wire->ends[i].data, !wire->ends[i].is_producer);

@@ -2,9 +2,10 @@
  *
  * A process runs one rank. A channel whose other end is in another process keeps its rings of
  * buffers, at both ends: the producer's hold what is on its way, the consumer's what has come or
- * may come. The rank's thread works on its rings as if the other end were here; a message moves
- * from ring to ring whenever someone polls. That is the rank while it waits or sends, and a
- * thread of the wire's own at intervals while the rank computes.
+ * may come. The rank works on its rings as if the other end were here; a message moves from ring
+ * to ring whenever the rank polls: while it waits, when it sends, and between the kernel calls
+ * of a tape. A thread for that was tried: every 500 us it cost a seventh of the throughput where
+ * cores are few, while a glance between calls costs next to nothing.
  *
  * MPI is called through pointers that workbench.engine.mpi finds in the library that mpi4py has
  * loaded, so nothing is linked and any MPI will do: its handles, ints in MPICH and pointers in
@@ -31,19 +32,18 @@ enum { RK_TRAILER = 64 };
 
 typedef struct rk_wire rk_wire;
 
-/* Opens the channels that lead to other processes. NULL: out of memory, or no thread. */
-rk_wire *rk_wire_create(struct rk_engine *engine, const rk_mpi *mpi, int64_t poll_nanoseconds);
+/* Opens the channels that lead to other processes. NULL: out of memory. */
+rk_wire *rk_wire_create(struct rk_engine *engine, const rk_mpi *mpi);
 /* Takes back what was still to be received; nothing may be on its way. */
 void rk_wire_destroy(rk_wire *wire);
 
-/* MPI belongs to the wire while a request is under way, and to others between requests. */
-void rk_wire_open(rk_wire *wire);
-void rk_wire_close(rk_wire *wire);
 /* 1 when all that was sent has been taken over by MPI's other end. */
 int rk_wire_has_sent_all(rk_wire *wire);
 
-/* Moves what can be moved. Any thread; returns at once, also when another is at it. */
+/* Moves what can be moved. Like all that follows, by the rank's own thread only. */
 void rk_wire_poll(rk_wire *wire);
+/* The same, if the last time was a while ago. */
+void rk_wire_glance(rk_wire *wire);
 
 /* 1 while a message may be sent without exceeding the channel's capacity. */
 int rk_wire_has_room(const struct rk_channel *channel);
