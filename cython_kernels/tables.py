@@ -56,12 +56,10 @@ TAPE = np.dtype([("first", "i4"), ("count", "i4")], align=True)
 
 CHANNEL = np.dtype(
     [
-        ("offset", "i8"),
-        ("buffer_bytes", "i8"),
-        ("producer", "i4"),
-        ("consumer", "i4"),
-        ("num_buffers", "i4"),
-        ("capacity", "i4"),
+        *((name, "i8") for name in ("offset", "source_offset", "buffer_bytes")),
+        *((name, "i4") for name in ("producer", "consumer", "num_buffers", "capacity")),
+        ("source_buffers", "i4"),
+        ("unused", "i4"),
     ],
     align=True,
 )
@@ -115,10 +113,9 @@ CONFIG = np.dtype(
             (name, "i4")
             for name in ("optimizer", "spin", "virtual_clock", "keep_gradients")
         ),
-        ("copies", "i4"),
-        ("num_slices", "i4"),
-        ("num_pieces", "i4"),
+        *((name, "i4") for name in ("copies", "num_slices", "here", "num_pieces")),
         ("zero", "i4"),
+        ("unused", "i4"),
     ],
     align=True,
 )
@@ -132,6 +129,18 @@ EVENT = np.dtype(
     ],
     align=True,
 )
+
+#: What the engine calls of MPI, as addresses, and the handles that it passes.
+MPI = np.dtype(
+    [
+        *((name, "u8") for name in ("isend", "irecv", "iallreduce", "test", "cancel")),
+        *((name, "u8") for name in ("messages", "sums", "byte", "real64", "sum")),
+    ],
+    align=True,
+)
+
+#: Bytes at the end of a buffer that goes to another process.
+TRAILER = 64
 
 ADAMW, SGD = 0, 1
 TRAIN, EVALUATE = 0, 1

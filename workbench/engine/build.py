@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from cython_kernels import _runtime, _timeline, tables
 
 from ..memory import Holder, MemoryPlan, Piece, PlannedStep, flat, uses
-from ..model import Call
+from ..model import Call, Slot
 from ..schedule import KIND_CODE, Action, Kind, Program, Schedule, graph, lower_forward
 from . import cores
 from .job import Job
@@ -25,9 +26,17 @@ RING_EVENTS = 1 << 15
 _REGION = {name: code for code, name in enumerate(tables.REGIONS)}
 
 
+class Site(NamedTuple):
+    """Where a process stands that runs one rank, the others being elsewhere."""
+
+    rank: int
+    ranks_on_host: int
+
+
 @dataclass
 class Built:
-    """A C engine with its arenas, and where every parameter lies in them."""
+    """A C engine with its arenas, and where every parameter lies in them. The arenas of
+    ranks that are in other processes are empty."""
 
     engine: _runtime.Engine
     plan: MemoryPlan
@@ -39,7 +48,8 @@ class Built:
 
     def weights(self) -> list[tuple[int, str, np.ndarray]]:
         """(layer, name, float32 view of the live weights), in layer order: those of the
-        first copy and, of tied ones, the first use, if there are more."""
+        first copy and, of tied ones, the first use, if there are more; and only those
+        that are in this process."""
         return list(self._views("param"))
 
     def gradients(self) -> list[tuple[int, str, np.ndarray]]:
@@ -50,21 +60,40 @@ class Built:
     def copy_weights(self) -> None:
         """Gives every holder of a parameter the weights of the first."""
         length = len(self.plan.stages) // self.copies
-        for holders in self.parameters:
+        for (_, _, view), holders in zip(
+            self._views("param"), self.parameters, strict=True
+        ):
             for copy in range(self.copies):
                 for stage, number in holders:
-                    view = self._view("param", stage + copy * length, number)
-                    view[...] = self._view("param", *holders[0])
+                    self._view("param", stage + copy * length, number)[...] = view
+
+    def held(self) -> Iterator[tuple[int, str, np.ndarray]]:
+        """(layer, name, float32 view) of what every holder in this process has; where
+        it is tied, layer and name are those of the parameter that it is tied to."""
+        length = len(self.plan.stages) // self.copies
+        for copy in range(self.copies):
+            for holders in self.parameters:
+                slot = self._slot(*holders[0])
+                for stage, number in holders:
+                    if self._is_here(stage + copy * length):
+                        view = self._view("param", stage + copy * length, number)
+                        yield slot.layer, slot.name, view
 
     def _views(self, region: str) -> Iterator[tuple[int, str, np.ndarray]]:
         for (stage, number), *_ in self.parameters:
-            slot = self.plan.stages[stage].tapes.parameters[number]
-            yield slot.layer, slot.name, self._view(region, stage, number)
+            slot = self._slot(stage, number)
+            if self._is_here(stage):
+                yield slot.layer, slot.name, self._view(region, stage, number)
+
+    def _is_here(self, stage: int) -> bool:
+        return len(self.arenas[self.plan.stages[stage].rank]) > 0
+
+    def _slot(self, stage: int, number: int) -> Slot:
+        return self.plan.stages[stage].tapes.parameters[number]
 
     def _view(self, region: str, stage: int, number: int) -> np.ndarray:
         """Parameter ``number`` of a stage in "param" or "grad"."""
-        planned = self.plan.stages[stage]
-        slot = planned.tapes.parameters[number]
+        planned, slot = self.plan.stages[stage], self._slot(stage, number)
         begin = getattr(planned, region) + slot.offset
         values = self.arenas[planned.rank][begin : begin + 4 * slot.size]
         return values.view(np.float32).reshape(slot.shape)
@@ -126,6 +155,8 @@ def _channels(plan: MemoryPlan) -> np.ndarray:
         "consumer",
         "num_buffers",
         "capacity",
+        "source_offset",
+        "source_buffers",
     )
     for row, channel in zip(table, plan.channels, strict=True):
         for name in names:
@@ -190,7 +221,12 @@ def _steps(
 
 
 def _config(
-    job: Job, plan: MemoryPlan, params: int, pieces: int, keep_gradients: bool
+    job: Job,
+    plan: MemoryPlan,
+    params: int,
+    pieces: int,
+    keep_gradients: bool,
+    site: Site | None,
 ) -> np.ndarray:
     config = np.zeros(1, tables.CONFIG)
     row, optimizer = config[0], job.optimizer
@@ -213,8 +249,10 @@ def _config(
     row["threads_per_rank"] = job.chosen_threads
     row["batch"] = job.microbatch_size
     busy = 1 if job.chosen_clock == "virtual" else schedule.num_ranks
+    busy = busy if site is None else site.ranks_on_host
+    row["here"] = -1 if site is None else site.rank
     row["spin"] = busy * job.chosen_threads <= cores.usable()
-    row["virtual_clock"] = job.chosen_clock == "virtual"
+    row["virtual_clock"] = job.chosen_clock == "virtual" and site is None
     row["keep_gradients"] = keep_gradients
     row["copies"] = schedule.num_copies
     return config
@@ -238,20 +276,27 @@ def _set_program(
     engine.set_graph(number, order, previous, starts, deps, node_rank, node_step)
 
 
-def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> Built:
+def build(
+    job: Job,
+    *,
+    keep_gradients: bool = False,
+    with_loss: bool = True,
+    site: Site | None = None,
+) -> Built:
     """A C engine for the job, its weights still zero. Without loss it only computes
-    logits.
+    logits. With a ``site`` it has that site's rank only, to be connected to the others.
 
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
-    plan, schedule, groups = job.memory(with_loss), job.executed, job.gradient_groups
+    plan = job.memory(with_loss, processes=site is not None)
+    schedule, groups = job.executed, job.gradient_groups
     stages, tapes, calls = _stages(plan, schedule)
     copies = schedule.num_copies
     one = [stage.tapes for stage in plan.stages[: schedule.chain_length]]
     parameters = uses(job.model, one)
     params = _params(plan, parameters, copies, job.optimizer.weight_decay)
     pieces = _pieces(plan, stages)
-    config = _config(job, plan, len(params), len(pieces), keep_gradients)
+    config = _config(job, plan, len(params), len(pieces), keep_gradients, site)
     sizes = np.array(plan.arena_bytes, np.int64)
     try:
         engine = _runtime.Engine(
@@ -266,24 +311,27 @@ def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> 
         )
     except MemoryError as error:
         raise MemoryError(f"{error}; the job needs, per rank:\n{plan}") from None
-    virtual = job.chosen_clock == "virtual"
+    virtual = job.chosen_clock == "virtual" and site is None
+    here = range(schedule.num_ranks) if site is None else (site.rank,)
     training = [
         Program(p.rank, tuple(flat(p.steps))) for p in schedule.programs(optimizer=True)
     ]
     evaluation = lower_forward(schedule)
     for number, programs in ((tables.TRAIN, training), (tables.EVALUATE, evaluation)):
-        for r, program in enumerate(programs):
+        for r in here:
+            program = programs[r]
             planned: Sequence[PlannedStep] = plan.steps[r]
             if number == tables.EVALUATE:
                 planned = [PlannedStep(a) for a in flat(program.steps)]
             table = _steps(planned, groups, schedule.num_microbatches, copies)
             engine.set_program(number, r, table)
         _set_program(engine, number, programs, job, virtual)
-    arenas = [
-        np.frombuffer(memoryview(engine.arena(r)), np.uint8)
-        for r in range(schedule.num_ranks)
-    ]
+    arenas = [np.empty(0, np.uint8)] * schedule.num_ranks
+    for r in here:
+        arenas[r] = np.frombuffer(memoryview(engine.arena(r)), np.uint8)
     for stage in plan.stages:
+        if stage.rank not in here:
+            continue
         for offset, values in stage.tapes.constants:
             begin = stage.constant + offset
             arenas[stage.rank][begin : begin + values.nbytes] = values.ravel().view(

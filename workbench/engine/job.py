@@ -314,8 +314,9 @@ class Job:
         """Tokens (or rows) that one step trains on."""
         return self.microbatch_size * self.model.context * (self.num_microbatches or 0)
 
-    def memory(self, with_loss: bool = True) -> MemoryPlan:
-        """What every rank will allocate, before anything is."""
+    def memory(self, with_loss: bool = True, processes: bool = False) -> MemoryPlan:
+        """What every rank will allocate, before anything is. ``processes``: when each is
+        a process of its own, as over MPI."""
         return plan(
             self.partition,
             self.executed,
@@ -326,6 +327,7 @@ class Job:
             threads_per_rank=self.chosen_threads,
             with_loss=with_loss,
             zero=self.zero,
+            processes=processes,
         )
 
     # ---- TOML ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from cython_kernels import _runtime, tables
 
 from ..checkpoint import RunFolder, load_weights, weights_hash
 from ..model import initial_weights
-from . import output
+from . import output, requests
 from .build import Built, build
 from .errors import explain
 from .events import EventReader
@@ -170,33 +170,14 @@ class Run(Observed):
     def _start_engine(
         self, program: int, first: int, last: int, losses: np.ndarray, norms: np.ndarray
     ) -> None:
-        data, job = self.job.data, self.job
-        training = program == tables.TRAIN
-        inputs = data.train if training else data.held_out
-        text = job.model.is_language_model
-        if text:
-            targets, kind = inputs, inputs.dtype.itemsize
-            windows = len(inputs) - job.model.context
-        else:
-            targets = data.train_targets if training else data.held_out_targets
-            kind, windows = 0, len(inputs)
-        # An evaluation reads samples at even distances over all of the held-out data.
-        samples = (last - first) * (job.num_microbatches or 1) * job.microbatch_size
-        stride = max(job.model.context, windows // samples)
-        self._built.engine.start(
+        requests.begin(
+            self._built.engine,
+            self.job,
             program,
-            first,
-            last,
-            inputs,
-            targets,
-            kind,
-            windows,
-            job.seed,
-            int(not training),
-            stride,
-            self._rates,
+            (first, last),
             losses,
             norms,
+            self._rates,
             self._origin,
         )
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cython_kernels import tables
+
 from ..model import StageTapes, emit_stage
 from ..partition import Partition
 from ..schedule import Action, Kind, Overlap, Program, Schedule
@@ -56,6 +58,9 @@ class ChannelPlan:
     num_buffers: int
     buffer_bytes: int
     offset: int
+    #: Between processes the producer has buffers, too.
+    source_buffers: int = 0
+    source_offset: int = 0
 
     @property
     def is_local(self) -> bool:
@@ -248,12 +253,14 @@ def _channels(
     schedule: Schedule,
     tapes: Sequence[StageTapes],
     capacity: int,
+    processes: bool,
 ) -> list[tuple[int, Kind, int, int, int, int, int]]:
     """(source stage, kind, producer, consumer, capacity, buffers, bytes) of every
     channel.
 
     Across ranks there are buffers for what the consumer holds at once, for the messages
     that may wait, and for the one being filled: so a sender only ever waits for room.
+    Between processes a buffer also holds a trailer.
     """
     found = []
     pairs = [(s, schedule.stage_after(s)) for s in range(schedule.num_stages)]
@@ -265,9 +272,13 @@ def _channels(
             schedule.stage_to_rank[target],
         )
         peak = walks[consumer].input_peaks.get((source, kind), 0)
-        buffers = max(peak, 1) if producer == consumer else peak + capacity + 1
         stage = tapes[source]
         size = stage.output_bytes if kind is Kind.F else stage.input_bytes
+        if producer == consumer:
+            buffers = max(peak, 1)
+        else:
+            buffers = peak + capacity + 1
+            size += tables.TRAILER if processes else 0
         found.append((source, kind, producer, consumer, capacity, buffers, size))
     return found
 
@@ -308,9 +319,12 @@ def plan(
     threads_per_rank: int = 1,
     with_loss: bool = True,
     zero: int = 0,
+    processes: bool = False,
 ) -> MemoryPlan:
     """The memory of every rank for this split and schedule. ``optimizer``: "adamw" |
     "sgd". ``zero`` 1: each parameter's optimizer states are shared out over its holders.
+    ``processes``: every rank is a process of its own, so that messages have buffers at
+    both ends.
 
     Raises ValueError if partition and schedule have different numbers of stages.
     """
@@ -370,12 +384,17 @@ def plan(
         )
     channels = []
     for source, kind, producer, consumer, room, buffers, size in _channels(
-        walks, schedule, tapes, channel_capacity
+        walks, schedule, tapes, channel_capacity, processes
     ):
         offset = arenas[consumer].take("channels", buffers * size)
-        channels.append(
-            ChannelPlan(source, kind, producer, consumer, room, buffers, size, offset)
-        )
+        place = (source, kind, producer, consumer, room, buffers, size, offset)
+        if not processes or producer == consumer:
+            channels.append(ChannelPlan(*place))
+            continue
+        # One being filled, those that wait, and one that MPI has not let go of yet.
+        sources = room + 2
+        begin = arenas[producer].take("channels", sources * size)
+        channels.append(ChannelPlan(*place, sources, begin))
     return MemoryPlan(
         tuple(stages),
         tuple(channels),

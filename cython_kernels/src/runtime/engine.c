@@ -10,6 +10,14 @@ static void *copy_of(const void *from, int64_t count, size_t size) {
     return copy;
 }
 
+int rk_is_here(const rk_engine *engine, int rank) {
+    return engine->here < 0 || engine->here == rank;
+}
+
+int rk_is_remote(const rk_engine *engine, const rk_channel_spec *spec) {
+    return rk_is_here(engine, spec->producer) != rk_is_here(engine, spec->consumer);
+}
+
 static int create_rank(rk_engine *engine, int index, int64_t arena_bytes) {
     rk_rank *rank = &engine->ranks[index];
     rank->engine = engine;
@@ -41,12 +49,19 @@ static int create_parts(rk_engine *engine, const rk_stage_spec *stages,
                         const rk_channel_spec *channels, const int64_t *arena_bytes) {
     const rk_config *config = &engine->config;
     for (int r = 0; r < config->num_ranks; r++)
-        if (!create_rank(engine, r, arena_bytes[r])) return 0;
-    for (int s = 0; s < config->num_stages; s++)
+        if (rk_is_here(engine, r) && !create_rank(engine, r, arena_bytes[r])) return 0;
+    for (int s = 0; s < config->num_stages; s++) {
         if (!create_stage(engine, s, &stages[s])) return 0;
+        engine->stages_here += rk_is_here(engine, stages[s].rank);
+    }
     for (int c = 0; c < config->num_channels; c++) {
-        char *arena = engine->ranks[channels[c].consumer].arena;
-        if (!rk_channel_create(&engine->channels[c], &channels[c], arena)) return 0;
+        const rk_channel_spec *spec = &channels[c];
+        int is_source = rk_is_remote(engine, spec) && rk_is_here(engine, spec->producer);
+        int end = is_source ? spec->producer : spec->consumer;
+        engine->channels[c].spec = *spec;
+        if (!rk_is_here(engine, end)) continue;
+        char *arena = engine->ranks[end].arena;
+        if (!rk_channel_create(&engine->channels[c], spec, arena, engine->here)) return 0;
     }
     return 1;
 }
@@ -74,6 +89,7 @@ rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
     if (!engine) return NULL;
     engine->config = *config;
     engine->kernels = kernels;
+    engine->here = config->here;
     size_t ranks_bytes = (size_t)config->num_ranks * sizeof(rk_rank);
     size_t channels_bytes = (size_t)(config->num_channels + 1) * sizeof(rk_channel);
     engine->ranks = aligned_alloc(64, ranks_bytes);
@@ -146,8 +162,14 @@ static void destroy_graph(rk_engine *engine, int program) {
     free(engine->node_step[program]);
 }
 
+int rk_connect(rk_engine *engine, const rk_mpi *mpi) {
+    engine->wire = rk_wire_create(engine, mpi);
+    return engine->wire != NULL;
+}
+
 void rk_destroy(rk_engine *engine) {
     if (!engine) return;
+    rk_wire_destroy(engine->wire);
     if (engine->ranks && engine->channels && engine->stages) {
         for (int r = 0; r < engine->config.num_ranks; r++) destroy_rank(&engine->ranks[r]);
         for (int c = 0; c < engine->config.num_channels; c++)
@@ -200,20 +222,23 @@ int rk_start(rk_engine *engine, int program, int64_t first, int64_t last, const 
     atomic_store(&engine->error, RK_OK);
     for (int c = 0; c < engine->config.num_channels; c++) {
         rk_channel *channel = &engine->channels[c];
-        rk_channel_reset(channel, engine->ranks[channel->spec.consumer].arena);
+        /* Between processes a request ends with nothing on its way, and the next one may have
+         * begun at the other end. */
+        if (channel->buffers && !channel->remote) rk_channel_reset(channel);
     }
     int64_t now = os_now();
     int num_ranks = engine->config.num_ranks;
     for (int r = 0; r < num_ranks; r++) engine->rank_end[r] = now;
-    int threads = engine->config.virtual_clock ? 1 : num_ranks;
+    int first_rank = engine->here < 0 ? 0 : engine->here;
+    int threads = engine->config.virtual_clock || engine->here >= 0 ? 1 : num_ranks;
     atomic_store(&engine->running, threads);
-    for (int r = 0; r < threads; r++) {
-        rk_rank *rank = &engine->ranks[r];
+    for (int t = 0; t < threads; t++) {
+        rk_rank *rank = &engine->ranks[first_rank + t];
         rank->thread = engine->config.virtual_clock ? os_start(rk_run_virtual, engine)
-                                             : os_start(rk_run_rank, rank);
+                                                    : os_start(rk_run_rank, rank);
         if (rank->thread) continue;
         rk_fail(engine, RK_NO_THREAD, rank);
-        atomic_fetch_sub(&engine->running, threads - r);
+        atomic_fetch_sub(&engine->running, threads - t);
         rk_finish(engine);
         return RK_NO_THREAD;
     }

@@ -75,11 +75,10 @@ static float *total_of(rk_engine *engine, int32_t first_use, int64_t begin, int6
 
 /* Adds up a piece for all holders, and takes the sums of squares of its blocks. Who updates the
  * piece needs the total: its owner alone, or every holder. */
-static void reduce_piece(rk_engine *engine, const rk_piece *piece, int64_t parity) {
+static void reduce_piece(rk_engine *engine, const rk_piece *piece, double *square_sums) {
     const rk_config *config = &engine->config;
     int32_t each = params_per_copy(engine), use = engine->params[piece->param % each].first_use;
-    double *sums = engine->square_sums + parity * engine->first_block[each];
-    sums += engine->first_block[use];
+    double *sums = square_sums + engine->first_block[use];
     int for_all = !config->zero || config->keep_gradients;
     int64_t end = piece->begin + piece->count;
     for (int64_t i = piece->begin; i < end; i += RK_BLOCK) {
@@ -93,6 +92,21 @@ static void reduce_piece(rk_engine *engine, const rk_piece *piece, int64_t parit
                     memcpy(here, total, (size_t)n * sizeof *total);
             }
     }
+}
+
+/* Every block's, of the step that the rank is at. */
+static double *square_sums_of(rk_rank *rank) {
+    const rk_engine *engine = rank->engine;
+    int64_t parity = atomic_load(&rank->at_step) & 1;
+    return engine->square_sums + parity * engine->first_block[params_per_copy(engine)];
+}
+
+void rk_begin_sums(rk_rank *rank) {
+    const rk_engine *engine = rank->engine;
+    if (!engine->wire) return;
+    memset(square_sums_of(rank), 0,
+           (size_t)engine->first_block[params_per_copy(engine)] * sizeof(double));
+    rk_wire_begin_step(engine->wire);
 }
 
 /* Have all holders of the parameter ended their REDUCE_GRAD of this step? */
@@ -117,7 +131,11 @@ static int can_share(rk_rank *rank, const rk_stage *stage) {
 static void arrive(rk_rank *rank) {
     rk_engine *engine = rank->engine;
     int64_t arrived = atomic_fetch_add(&engine->arrived, 1) + 1;
-    if (arrived % engine->config.num_stages != 0) return;
+    if (arrived % engine->stages_here != 0) return;
+    if (engine->wire) { /* all processes decide together, when they know all gradients */
+        rk_wire_give_sums(engine->wire, square_sums_of(rank), atomic_load(&engine->stop_requested));
+        return;
+    }
     if (atomic_load(&engine->stop_requested))
         atomic_store(&engine->last_step, atomic_load(&rank->at_step) + 1);
     atomic_store(&engine->reduced, arrived);
@@ -127,10 +145,9 @@ static void arrive(rk_rank *rank) {
 /* Pieces of tied parameters come last: their other uses may be late. */
 static const rk_step *share(rk_rank *rank, rk_stage *stage) {
     const rk_step *step = stage->due;
-    int64_t parity = atomic_load(&rank->at_step) & 1;
     while (can_share(rank, stage) && stage->next_piece < stage->spec.reduce_count) {
         int32_t next = stage->spec.reduce_first + stage->next_piece++;
-        reduce_piece(rank->engine, &rank->engine->pieces[next], parity);
+        reduce_piece(rank->engine, &rank->engine->pieces[next], square_sums_of(rank));
     }
     if (stage->next_piece == stage->spec.reduce_count) {
         stage->due = NULL;
@@ -179,16 +196,23 @@ void rk_forget_shares(rk_rank *rank) {
 int rk_all_reduced(rk_rank *rank, const rk_step *step) {
     (void)step;
     rk_engine *engine = rank->engine;
-    return atomic_load(&engine->reduced) >= steps_begun(rank) * engine->config.num_stages;
+    int64_t steps = steps_begun(rank);
+    if (engine->wire) {
+        double *losses = engine->losses + (steps - 1) * engine->config.num_microbatches;
+        int stop = 0;
+        if (!rk_wire_sums_are_here(engine->wire, square_sums_of(rank), losses, &stop)) return 0;
+        if (stop) atomic_store(&engine->last_step, engine->first_step + steps);
+        return 1;
+    }
+    return atomic_load(&engine->reduced) >= steps * engine->config.num_stages;
 }
 
 /* The global gradient norm, from the blocks' sums: parameters in layer order, each one's blocks
  * ascending, a tied one once. Every rank computes it for itself and finds the same bits. */
 static double gradient_norm(rk_rank *rank) {
     const rk_engine *engine = rank->engine;
+    const double *sums = square_sums_of(rank);
     int32_t count = params_per_copy(engine);
-    int64_t parity = atomic_load(&rank->at_step) & 1;
-    const double *sums = engine->square_sums + parity * engine->first_block[count];
     double total = 0;
     for (int32_t i = 0; i < count; i++) {
         double squares = 0;
@@ -203,7 +227,7 @@ int rk_agree(rk_rank *rank) {
     rk_engine *engine = rank->engine;
     int64_t at = atomic_load(&rank->at_step), row = at - engine->first_step;
     double norm = gradient_norm(rank);
-    if (rank->index == 0) engine->norms[row] = norm;
+    if (rank->index == 0 || engine->wire) engine->norms[row] = norm;
     const double *losses = engine->losses + row * engine->config.num_microbatches;
     int finite = isfinite(norm);
     for (int32_t i = 0; i < engine->config.num_microbatches; i++) finite &= isfinite(losses[i]);
@@ -276,8 +300,8 @@ void rk_update(rk_rank *rank, const rk_step *step) {
         rk_ring_all(engine);
     }
     int64_t updated = atomic_fetch_add(&engine->updated, 1) + 1;
-    if (updated % config->num_stages == 0)
-        atomic_store(&engine->done_steps, updated / config->num_stages);
+    if (updated % engine->stages_here == 0)
+        atomic_store(&engine->done_steps, updated / engine->stages_here);
 }
 
 /* A stage's weights come from its copies and, where they are tied, from the other uses' stages. */

@@ -11,6 +11,7 @@
  *   tape.c      one call of a tape -> one kernel, with operands resolved per microbatch
  *   team.c      the small team of threads that shares the tapes of one rank
  *   channel.c   stage to stage: bounded rings of buffers, handed over without a copy
+ *   wire.c      the same between processes, over MPI
  *   recorder.c  per-rank event ring, read by others at their own pace
  *   os.c        the operating system
  */
@@ -24,6 +25,7 @@
 #include "kinds.h"
 #include "os.h"
 #include "timeline.h"
+#include "wire.h"
 
 /* ---- tables -------------------------------------------------------------------------------*/
 
@@ -74,10 +76,15 @@ typedef struct rk_stage_spec {
 
 typedef struct rk_channel_spec {
     int64_t offset; /* of its buffers in the consumer's arena */
+    /* Between processes the producer has buffers in its own arena, too; each then ends with
+     * room for a trailer. */
+    int64_t source_offset;
     int64_t buffer_bytes;
     int32_t producer, consumer; /* ranks; equal: a local hand-over, never waited for */
     int32_t num_buffers;
     int32_t capacity; /* messages that may wait; 0: rendezvous */
+    int32_t source_buffers;
+    int32_t unused;
 } rk_channel_spec;
 
 /* A parameter as a stage holds it. A tied parameter is held by each of its uses, in layer order;
@@ -126,8 +133,10 @@ typedef struct rk_config {
      * equal share of the gradient groups, in order. */
     int32_t copies;
     int32_t num_slices; /* that sequences are cut into */
+    int32_t here;       /* the rank of this process; -1: all ranks are threads of it */
     int32_t num_pieces;
     int32_t zero; /* 1: an updated piece is handed to the other holders of its parameter */
+    int32_t unused;
 } rk_config;
 
 /* Where samples come from. kind: bytes of a token (1, 2, 4), or 0 for float rows. */
@@ -178,6 +187,9 @@ typedef struct rk_channel {
     rk_queue full;  /* producer -> consumer: messages */
     rk_queue empty; /* consumer -> producer: buffers to fill again */
     _Alignas(64) _Atomic int64_t waiting; /* messages the consumer has come to receive */
+    char *buffers;      /* the first, in the arena of this process's end */
+    int32_t num_buffers;
+    void *remote; /* wire.c's, if the other end is in another process */
 } rk_channel;
 
 int rk_push(rk_queue *queue, void *pointer, int32_t tag);
@@ -249,6 +261,9 @@ typedef struct rk_stage {
 struct rk_engine {
     rk_config config;
     const ck_kernels *kernels;
+    int here;            /* as in the config */
+    int32_t stages_here; /* of this process's ranks */
+    rk_wire *wire;       /* NULL: no other processes */
     rk_rank *ranks;
     rk_stage *stages;
     rk_channel *channels;
@@ -303,6 +318,8 @@ int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_
                  const int32_t *order, const int32_t *previous, const int32_t *dep_start,
                  const int32_t *dep, const int32_t *node_rank, const int32_t *node_step);
 void rk_destroy(rk_engine *engine);
+/* Joins the other processes' ranks; 0: out of memory. Once, before the first rk_start. */
+int rk_connect(rk_engine *engine, const rk_mpi *mpi);
 
 /* Starts the ranks on steps [first, last); returns at once. RK_NO_THREAD if one did not start.
  * The arrays must outlive the request. */
@@ -323,9 +340,13 @@ void rk_run_call(const ck_kernels *kernels, const rk_call *call, const rk_place 
 int rk_team_create(rk_team *team, rk_engine *engine, int size);
 void rk_team_destroy(rk_team *team);
 
-int rk_channel_create(rk_channel *channel, const rk_channel_spec *spec, char *arena);
+/* Of `here`'s end of the channel; -1: of both. */
+int rk_channel_create(rk_channel *channel, const rk_channel_spec *spec, char *arena, int here);
 void rk_channel_destroy(rk_channel *channel);
-void rk_channel_reset(rk_channel *channel, char *arena);
+void rk_channel_reset(rk_channel *channel);
+int rk_is_here(const rk_engine *engine, int rank);
+/* 1 if just one end of the channel is in this process. */
+int rk_is_remote(const rk_engine *engine, const rk_channel_spec *spec);
 
 void rk_ring_bell(rk_engine *engine, int rank);
 void rk_ring_all(rk_engine *engine);
@@ -336,6 +357,8 @@ void rk_fail(rk_engine *engine, int error, const rk_rank *rank);
 typedef int (*rk_condition)(rk_rank *rank, const rk_step *step);
 int rk_wait_until(rk_rank *rank, rk_condition met, const rk_step *step);
 
+/* Forgets what other processes told of an earlier step. */
+void rk_begin_sums(rk_rank *rank);
 /* REDUCE_GRAD: adds up the copy's own gradient groups. What needs the other copies' is the
  * rank's share, which rk_share adds up, now or as soon as they are there. */
 void rk_reduce(rk_rank *rank, const rk_step *step);
