@@ -294,6 +294,7 @@ int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_
 void rk_destroy(rk_engine *engine);
 /* Joins the other processes' ranks; 0: out of memory. Once, before the first rk_start. */
 int rk_connect(rk_engine *engine, const rk_mpi *mpi);
+void rk_disconnect(rk_engine *engine);
 
 /* Starts the ranks on steps [first, last); returns at once. RK_NO_THREAD if one did not start.
  * The arrays must outlive the request. */
