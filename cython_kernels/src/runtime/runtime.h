@@ -181,7 +181,7 @@ int64_t rk_queued(const rk_queue *queue);
 
 /* ---- engine ------------------------------------------------------------------------------ */
 
-enum rk_error { RK_OK, RK_STALLED, RK_ABORTED, RK_NONFINITE, RK_MISMATCHED, RK_NO_THREAD };
+enum rk_error { RK_OK, RK_STALLED, RK_ABORTED, RK_NONFINITE, RK_MISMATCHED, RK_NO_THREAD, RK_BROKEN };
 enum rk_program { RK_TRAIN, RK_EVALUATE, RK_NUM_PROGRAMS };
 
 typedef struct rk_bell { /* what a sleeping rank listens to */
