@@ -87,6 +87,7 @@ cdef extern from "runtime.h" nogil:
                      const int32_t *node_rank, const int32_t *node_step)
     void rk_destroy(rk_engine *engine)
     int rk_connect(rk_engine *engine, const rk_mpi *mpi)
+    void rk_disconnect(rk_engine *engine)
     int rk_start(rk_engine *engine, int program, int64_t first, int64_t last,
                  const rk_data *data, const float *learning_rate, double *losses,
                  double *norms, int64_t time_origin)
@@ -244,7 +245,8 @@ cdef class Engine:
         """Joins the ranks of other processes, once. mpi: one row of ``tables.MPI``.
 
         While a request is under way MPI is called by the rank's thread alone, and nobody
-        else may call it. Closed when the engine goes, which must be before MPI is finalized.
+        else may call it. ``disconnect`` before MPI is finalized, and before another engine
+        uses the same communicators.
         """
         cdef const unsigned char[::1] view = _raw(mpi, tables.MPI, "mpi")
         cdef int done
@@ -254,6 +256,13 @@ cdef class Engine:
             done = rk_connect(self.engine, <const rk_mpi *>_start(view))
         if not done:
             raise MemoryError("no room for the channels to other processes")
+
+    def disconnect(self):
+        """Leaves the other processes; only between requests. The engine cannot start again."""
+        if self.started:
+            raise RuntimeError("this engine is running: finish first")
+        with nogil:
+            rk_disconnect(self.engine)
 
     def arena(self, int rank):
         """The rank's memory as a writable buffer of bytes."""

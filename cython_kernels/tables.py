@@ -144,4 +144,4 @@ TRAILER = 64
 
 ADAMW, SGD = 0, 1
 TRAIN, EVALUATE = 0, 1
-ERRORS = ("ok", "stalled", "aborted", "nonfinite", "mismatched", "no_thread")
+ERRORS = ("ok", "stalled", "aborted", "nonfinite", "mismatched", "no_thread", "broken")

@@ -289,6 +289,12 @@ def build(
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
     plan = job.memory(with_loss, processes=site is not None)
+    largest = max((channel.buffer_bytes for channel in plan.channels), default=0)
+    if site is not None and largest >= 2**31:  # MPI counts bytes in an int
+        raise ValueError(
+            f"a message of {largest / 2**30:.1f} GiB is too long for MPI; take a smaller "
+            "microbatch_size, or slices of sequences"
+        )
     schedule, groups = job.executed, job.gradient_groups
     stages, tapes, calls = _stages(plan, schedule)
     copies = schedule.num_copies

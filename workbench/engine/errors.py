@@ -69,6 +69,13 @@ def explain(
     where = f"rank {rank}, step {step}, {action}"
     if name == "mismatched":
         return RunError(f"{where}: another message arrived than the program expects")
+    if name == "broken":
+        return RunError(
+            f"{where}: MPI reported an error; a process or the network between has gone",
+            rank,
+            step,
+            action,
+        )
     lines = [
         f"{where}: waited longer than wait_limit = {wait_limit:g} s "
         f"for {waits_for(action, stage_to_rank)}"

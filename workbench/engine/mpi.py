@@ -26,6 +26,7 @@ LIBRARIES = (
     "libmpi.so.12",
     "libmpi.so.40",
     "libmpi_abi.so.0",
+    "libmpich.so.12",
     "libmpi.12.dylib",
     "libmpi.40.dylib",
     "libmpi_abi.0.dylib",

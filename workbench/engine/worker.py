@@ -357,6 +357,7 @@ def work(job: Job, world: World, reporter: Reporter) -> str:
     differ, MemoryError when the arena does not fit, and RunError when the run failed;
     each has been told as "failed" before.
     """
+    worker: Worker | None = None
     try:
         worker = Worker(job, world, reporter)
         if hasattr(reporter, "beat"):
@@ -378,6 +379,10 @@ def work(job: Job, world: World, reporter: Reporter) -> str:
             body |= {"step": error.step, "action": str(error.action)}
         reporter.tell("failed", body, {})
         raise
+    finally:
+        if worker is not None and not worker.built.engine.running:
+            worker.built.engine.finish()
+            worker.built.engine.disconnect()
     return state
 
 

@@ -167,9 +167,14 @@ int rk_connect(rk_engine *engine, const rk_mpi *mpi) {
     return engine->wire != NULL;
 }
 
+void rk_disconnect(rk_engine *engine) {
+    rk_wire_destroy(engine->wire);
+    engine->wire = NULL;
+}
+
 void rk_destroy(rk_engine *engine) {
     if (!engine) return;
-    rk_wire_destroy(engine->wire);
+    rk_disconnect(engine);
     if (engine->ranks && engine->channels && engine->stages) {
         for (int r = 0; r < engine->config.num_ranks; r++) destroy_rank(&engine->ranks[r]);
         for (int c = 0; c < engine->config.num_channels; c++)

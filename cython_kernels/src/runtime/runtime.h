@@ -198,7 +198,7 @@ int64_t rk_queued(const rk_queue *queue);
 
 /* ---- engine ------------------------------------------------------------------------------ */
 
-enum rk_error { RK_OK, RK_STALLED, RK_ABORTED, RK_NONFINITE, RK_MISMATCHED, RK_NO_THREAD };
+enum rk_error { RK_OK, RK_STALLED, RK_ABORTED, RK_NONFINITE, RK_MISMATCHED, RK_NO_THREAD, RK_BROKEN };
 enum rk_program { RK_TRAIN, RK_EVALUATE, RK_NUM_PROGRAMS };
 
 typedef struct rk_bell { /* what a sleeping rank listens to */
@@ -320,6 +320,7 @@ int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_
 void rk_destroy(rk_engine *engine);
 /* Joins the other processes' ranks; 0: out of memory. Once, before the first rk_start. */
 int rk_connect(rk_engine *engine, const rk_mpi *mpi);
+void rk_disconnect(rk_engine *engine);
 
 /* Starts the ranks on steps [first, last); returns at once. RK_NO_THREAD if one did not start.
  * The arrays must outlive the request. */

@@ -64,6 +64,12 @@ typedef struct trailer {
     int32_t unit, channel;
 } trailer;
 
+/* mpi4py has MPI return its errors. The run then ends; what MPI does next is undefined. */
+static void check(rk_wire *wire, int status) {
+    rk_engine *engine = wire->engine;
+    if (status) rk_fail(engine, RK_BROKEN, &engine->ranks[engine->here]);
+}
+
 static int flight_create(flight *f, int32_t size) {
     f->size = size;
     f->requests = calloc((size_t)size, sizeof *f->requests);
@@ -88,7 +94,7 @@ static void *flight_landed(rk_wire *wire, flight *f) {
     status unread;
     int done = 0;
     if (f->count == 0) return NULL;
-    ((test_function)wire->mpi.test)(&f->requests[f->first], &done, &unread);
+    check(wire, ((test_function)wire->mpi.test)(&f->requests[f->first], &done, &unread));
     if (!done) return NULL;
     void *buffer = f->buffers[f->first];
     f->first = (f->first + 1) % f->size;
@@ -100,21 +106,29 @@ static trailer *trailer_of(const rk_channel *channel, void *buffer) {
     return (trailer *)((char *)buffer + channel->spec.buffer_bytes - RK_TRAILER);
 }
 
+static void send(rk_wire *wire, const end *e, int tag, void *from, int64_t bytes, flight *f) {
+    isend_function isend = (isend_function)wire->mpi.isend;
+    check(wire, isend(from, (int)bytes, wire->mpi.byte, e->peer, tag, wire->mpi.messages,
+                      flight_add(f, from)));
+}
+
+static void receive(rk_wire *wire, const end *e, int tag, void *to, int64_t bytes, flight *f) {
+    irecv_function irecv = (irecv_function)wire->mpi.irecv;
+    check(wire, irecv(to, (int)bytes, wire->mpi.byte, e->peer, tag, wire->mpi.messages,
+                      flight_add(f, to)));
+}
+
 static void post_data(rk_wire *wire, end *e) {
     int32_t tag;
     void *buffer;
     while (e->data.count < e->data.size && (buffer = rk_pop(&e->channel->empty, &tag)))
-        ((irecv_function)wire->mpi.irecv)(buffer, (int)e->channel->spec.buffer_bytes,
-                                          wire->mpi.byte, e->peer, e->tag, wire->mpi.messages,
-                                          flight_add(&e->data, buffer));
+        receive(wire, e, e->tag, buffer, e->channel->spec.buffer_bytes, &e->data);
 }
 
 static void post_credit(rk_wire *wire, end *e) {
     if (e->credits.count) return;
     int64_t *value = &e->credit_values[0];
-    ((irecv_function)wire->mpi.irecv)(value, (int)sizeof *value, wire->mpi.byte, e->peer,
-                                      e->tag + 1, wire->mpi.messages,
-                                      flight_add(&e->credits, value));
+    receive(wire, e, e->tag + 1, value, sizeof *value, &e->credits);
 }
 
 static void tell_credit(rk_wire *wire, end *e) {
@@ -122,9 +136,7 @@ static void tell_credit(rk_wire *wire, end *e) {
     int32_t at = (e->credits.first + e->credits.count) % CREDITS;
     int64_t *value = &e->credit_values[at];
     *value = e->told = e->owed;
-    ((isend_function)wire->mpi.isend)(value, (int)sizeof *value, wire->mpi.byte, e->peer,
-                                      e->tag + 1, wire->mpi.messages,
-                                      flight_add(&e->credits, value));
+    send(wire, e, e->tag + 1, value, sizeof *value, &e->credits);
 }
 
 static void poll_producer(rk_wire *wire, end *e) {
@@ -151,7 +163,7 @@ static void poll_sums(rk_wire *wire) {
     status unread;
     int done = 0;
     if (!wire->sums_under_way) return;
-    ((test_function)wire->mpi.test)(&wire->sums_request, &done, &unread);
+    check(wire, ((test_function)wire->mpi.test)(&wire->sums_request, &done, &unread));
     if (!done) return;
     wire->sums_under_way = 0;
     wire->sums_are_here = 1;
@@ -200,9 +212,7 @@ void rk_wire_send(rk_wire *wire, rk_channel *channel, void *buffer, int32_t unit
     told->unit = unit;
     told->channel = e->tag;
     e->sent++;
-    ((isend_function)wire->mpi.isend)(buffer, (int)channel->spec.buffer_bytes, wire->mpi.byte,
-                                      e->peer, e->tag, wire->mpi.messages,
-                                      flight_add(&e->data, buffer));
+    send(wire, e, e->tag, buffer, channel->spec.buffer_bytes, &e->data);
     rk_wire_poll(wire);
 }
 
@@ -231,9 +241,9 @@ void rk_wire_give_sums(rk_wire *wire, const double *square_sums, int stop) {
     wire->given[wire->num_sums - 1] = stop;
     wire->sums_are_here = 0;
     wire->sums_under_way = 1;
-    ((iallreduce_function)wire->mpi.iallreduce)(wire->given, wire->sums, (int)wire->num_sums,
-                                                wire->mpi.real64, wire->mpi.sum,
-                                                wire->mpi.sums, &wire->sums_request);
+    check(wire, ((iallreduce_function)wire->mpi.iallreduce)(
+                    wire->given, wire->sums, (int)wire->num_sums, wire->mpi.real64,
+                    wire->mpi.sum, wire->mpi.sums, &wire->sums_request));
 }
 
 int rk_wire_sums_are_here(rk_wire *wire, double *square_sums, double *losses, int *stop) {
