@@ -36,7 +36,16 @@ DIRECT: dict[str, set[str]] = {
 }
 EVERYTHING = {"ui", "cli"}
 STANDARD_ONLY = {"schedule"}
-LAZY = {"ipywidgets", "anywidget", "plotly", "IPython", "mpi4py", "tqdm", "ortools"}
+LAZY = {
+    "ipywidgets",
+    "anywidget",
+    "plotly",
+    "IPython",
+    "mpi4py",
+    "tqdm",
+    "ortools",
+    "zmq",
+}
 
 
 def allowed(room: str) -> set[str]:
