@@ -251,9 +251,9 @@ class Reporter:
     def _timely(self, now: float, control: zmq.Socket) -> None:
         """Pings and beats whose time has come."""
         if now >= self._ping_at:
-            quick = self._closing.is_set()
+            sent = self._ping(control)
+            quick = self._closing.is_set() or not sent  # the hub may not be there yet
             self._ping_at = now + (0.02 if quick else PING_SECONDS)
-            self._ping(control)
         if now >= self._beat_at and self.beat is not None:
             self._beat_at = now + BEAT_SECONDS
             try:
@@ -262,7 +262,7 @@ class Reporter:
                 body = wire.dump({"error": f"{type(error).__name__}: {error}"})
             send(control, self._link.frame(BEAT, body))
 
-    def _ping(self, control: zmq.Socket) -> None:
+    def _ping(self, control: zmq.Socket) -> bool:
         self._pings += 1
         about = {
             "n": self._pings,
@@ -271,7 +271,7 @@ class Reporter:
             "last": self._last,
             "t1": self._now(),
         }
-        send(control, self._link.frame(PING, wire.dump(about)))
+        return send(control, self._link.frame(PING, wire.dump(about)))
 
     def _hear(self, control: zmq.Socket) -> None:
         while (data := receive(control)) is not None:
