@@ -26,8 +26,6 @@ from .launcher import launch
 from .model import Model
 from .partition import Partition
 from .schedule import SCHEDULES, Schedule, side_by_side
-from .search import compare_schedules
-from .simulator import CostModel, priced_for, simulate
 
 
 def main_job(options: argparse.Namespace) -> Job:
@@ -200,6 +198,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _schedule(options: argparse.Namespace) -> int:
+    from .simulator import CostModel, priced_for, simulate
+
     if options.csv and len(options.names) > 1:
         raise ValueError(f"--csv writes one schedule, but got {len(options.names)}")
     sizes = {"num_ranks": options.ranks, "num_microbatches": options.microbatches}
@@ -218,6 +218,9 @@ def _schedule(options: argparse.Namespace) -> int:
 
 
 def _schedules(options: argparse.Namespace) -> int:
+    from .search import compare_schedules
+    from .simulator import CostModel
+
     table = compare_schedules(
         options.ranks,
         options.microbatches,
