@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,9 @@ TYPICAL_DRIFT = 100e-6
 MOST_DRIFT = 500e-6
 #: How old the newest exchange may be when events are aligned by it.
 _AHEAD = 1e9
+#: A better estimate is taken on over a second, or as slowly as this, ns per ns, so that
+#: a rank's events neither jump nor change their order.
+_SLEW_NS, _SLEW = 1_000_000_000, 1e-3
 
 
 def here() -> str:
@@ -98,6 +101,65 @@ class Clock:
         if self.drift:
             since = (times - np.int64(self.reference_ns)).astype(np.float64)
             aligned += np.rint(self.drift * since).astype(np.int64)
+        return aligned
+
+
+@dataclass(frozen=True)
+class _Part:
+    """How times from ``since`` on are aligned: by ``clock``, and by what is left of
+    ``gap`` between it and the estimate before."""
+
+    since: int
+    clock: Clock
+    gap: int
+
+    def left(self, times: np.ndarray) -> np.ndarray:
+        slew = max(_SLEW_NS, abs(self.gap) / _SLEW)
+        share = 1 - (times - np.int64(self.since)) / slew
+        return np.rint(self.gap * np.clip(share, 0, 1)).astype(np.int64)
+
+    def align(self, times: np.ndarray) -> np.ndarray:
+        return self.clock.align(times) + self.left(times)
+
+
+class Alignment:
+    """One rank's times on the hub's clock, while the estimate of its clock changes:
+    continuous and in order."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._parts = [_Part(0, clock, 0)]
+        self._latest: int | None = None  # of the rank's times, so far
+
+    def set(self, clock: Clock) -> None:
+        """A better estimate, for times later than those aligned so far."""
+        if self._latest is None:
+            self._parts = [_Part(0, clock, 0)]
+            return
+        at = np.array(self._latest)
+        gap = int(self._parts[-1].align(at)) - int(clock.align(at))
+        # Of a step's events the longest may have begun an estimate or two ago.
+        self._parts = [*self._parts[-7:], _Part(self._latest, clock, gap)]
+
+    @property
+    def clock(self) -> Clock:
+        """The newest estimate; its residual has what it differs by from what is done
+        with the newest times."""
+        part = self._parts[-1]
+        gap = 0 if self._latest is None else int(part.left(np.array(self._latest)))
+        return replace(part.clock, residual_ns=part.clock.residual_ns + abs(gap))
+
+    def align(self, times: np.ndarray) -> np.ndarray:
+        """(n,) int64 ns by the rank's clock -> by the hub's."""
+        if not len(times):
+            return times
+        begins = np.array([part.since for part in self._parts[1:]], np.int64)
+        which = np.searchsorted(begins, times, "right")
+        aligned = np.empty_like(times)
+        for i in np.unique(which):
+            mine = which == i
+            aligned[mine] = self._parts[i].align(times[mine])
+        latest = int(times.max())
+        self._latest = latest if self._latest is None else max(self._latest, latest)
         return aligned
 
 
