@@ -175,3 +175,17 @@ def test_a_skew_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WORKBENCH_FAKE_SKEW", "fast")
     with pytest.raises(ValueError, match="fast.*offset_ns,drift_ppm"):
         Skew.from_environment()
+
+
+def test_a_quick_beginning_does_not_hide_what_drifts_later() -> None:
+    world = World(HOUR, 60e-6, seed=3)
+    found = Estimate()
+    for k in range(8):  # a burst on an idle machine, then ten minutes on a busy one
+        at = 5 * HOUR + k * 1_000_000
+        found.add(world.exchange(at, (10_000, 100), (10_000, 100)))
+    for k in range(1, 580):
+        at = 5 * HOUR + k * SECOND
+        found.add(world.exchange(at, (400_000, 400_000), (400_000, 400_000)))
+    hub = np.array([5 * HOUR + 580 * SECOND])
+    assert world.errors(found.clock(), hub)[0] < 800_000
+    assert world.errors(found.clock(), hub)[0] <= found.clock().residual_ns < 4_000_000

@@ -215,13 +215,8 @@ class Estimate:
         half = np.array([e.round_trip / 2 for e in chosen])
         offset, drift = _line(x, theta, half)
         spread = np.abs(theta - offset - drift * x)
-        bound = half + spread
         newest = self._kept[-1].t4 - base.t1
-        # A straight error is largest at an end. Past the last exchange it grows.
-        width = x[-1] - x[0]
-        growth = (bound[0] + bound[-1]) / width if width else TYPICAL_DRIFT
-        beyond = newest - x[-1] + _AHEAD
-        residual = bound.max() + min(growth, TYPICAL_DRIFT) * beyond
+        residual = _worst(x, half + spread, newest + _AHEAD)
         whole, odd = divmod(base.doubled, 2)
         return Clock(
             offset_ns=whole + round(offset + odd / 2),
@@ -232,8 +227,8 @@ class Estimate:
         )
 
     def _chosen(self) -> list[Exchange]:
-        """The quickest exchange of each part of the time, but none that took much
-        longer than the quickest of all."""
+        """The quickest exchange of each part of the time, but none that took so much
+        longer than the quickest of all that a drift since then would be less."""
         first, last = self._kept[0].t1, self._kept[-1].t1
         width = max(1, last - first + 1)
         best: dict[int, Exchange] = {}
@@ -241,8 +236,23 @@ class Estimate:
             part = _BINS * (exchange.t1 - first) // width
             if part not in best or exchange.round_trip < best[part].round_trip:
                 best[part] = exchange
-        least = min(e.round_trip for e in best.values())
-        return [e for _, e in sorted(best.items()) if e.round_trip <= 2 * least + 1000]
+        base = min(best.values(), key=lambda e: e.round_trip)
+        chosen = []
+        for _, one in sorted(best.items()):
+            drifted = TYPICAL_DRIFT * abs(one.t1 - base.t1)
+            if one.round_trip <= 2 * (base.round_trip + drifted):
+                chosen.append(one)
+        return chosen
+
+
+def _worst(x: np.ndarray, bound: np.ndarray, end: float) -> float:
+    """The most that a straight error can be between the first of ``x`` and ``end``,
+    when at each of ``x`` it is at most ``bound`` and its slope is a usual drift's: a
+    straight line is largest at an end, and every two bounds bound its slope."""
+    apart = np.abs(x[:, None] - x[None, :])
+    slopes = (bound[:, None] + bound[None, :]) / np.where(apart > 0, apart, np.nan)
+    steepest = np.nanmin(np.fmin(slopes, TYPICAL_DRIFT), axis=1)
+    return max(np.min(bound + steepest * np.abs(t - x)) for t in (x[0], end))
 
 
 def _line(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> tuple[float, float]:

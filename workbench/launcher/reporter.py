@@ -252,8 +252,8 @@ class Reporter:
         """Pings and beats whose time has come."""
         if now >= self._ping_at:
             quick = self._closing.is_set()
-            self._ping_at = now + (0.02 if quick else PING_SECONDS)
-            self._ping(control)
+            sent = self._ping(control)
+            self._ping_at = now + (PING_SECONDS if sent and not quick else 0.02)
         if now >= self._beat_at and self.beat is not None:
             self._beat_at = now + BEAT_SECONDS
             try:
@@ -262,7 +262,7 @@ class Reporter:
                 body = wire.dump({"error": f"{type(error).__name__}: {error}"})
             send(control, self._link.frame(BEAT, body))
 
-    def _ping(self, control: zmq.Socket) -> None:
+    def _ping(self, control: zmq.Socket) -> bool:
         self._pings += 1
         about = {
             "n": self._pings,
@@ -271,7 +271,7 @@ class Reporter:
             "last": self._last,
             "t1": self._now(),
         }
-        send(control, self._link.frame(PING, wire.dump(about)))
+        return send(control, self._link.frame(PING, wire.dump(about)))
 
     def _hear(self, control: zmq.Socket) -> None:
         while (data := receive(control)) is not None:
@@ -297,6 +297,8 @@ class Reporter:
             self._ping(control)
 
     def _send_events(self, events: zmq.Socket) -> None:
+        if self._last is None:
+            return  # not before the hub can know what our times mean
         while (batch := self._queue.batch()) is not None:
             first, rows = batch
             if not self._push(events, first, rows):
