@@ -13,7 +13,8 @@ import numpy as np
 
 import workbench as wb
 from cython_kernels import tables
-from workbench.engine.build import build
+from workbench.engine import requests
+from workbench.engine.build import Site, build
 from workbench.memory import MemoryPlan
 from workbench.model import SliceTapes, initial_weights
 
@@ -55,8 +56,8 @@ def main_job(num_stages: int = 1, **fields: Any) -> wb.Job:
 class EmptyTapes(wb.Job):
     """A job whose stages do nothing: what is left is the engine itself."""
 
-    def memory(self, with_loss: bool = True) -> MemoryPlan:
-        plan = super().memory(with_loss)
+    def memory(self, with_loss: bool = True, processes: bool = False) -> MemoryPlan:
+        plan = super().memory(with_loss, processes)
         stages = tuple(
             replace(s, tapes=replace(s.tapes, slices=(SliceTapes((), (), ()),)))
             for s in plan.stages
@@ -87,16 +88,17 @@ def empty_job(num_stages: int, num_microbatches: int) -> wb.Job:
 
 
 class Stepper:
-    """A built engine that runs steps and tells how long they took, unwatched."""
+    """A built engine that runs steps and tells how long they took, unwatched. With a
+    ``site`` it is that rank's alone, and must be connected to the others."""
 
-    def __init__(self, job: wb.Job) -> None:
+    def __init__(self, job: wb.Job, site: Site | None = None) -> None:
         self.job = job
-        self.built = build(job)
-        fresh = initial_weights(job.model, job.seed)
-        for (_, _, view), (_, _, values) in zip(
-            self.built.weights(), fresh, strict=True
-        ):
-            view[...] = values
+        self.built = build(job, site=site)
+        fresh = {
+            (i, n): values for i, n, values in initial_weights(job.model, job.seed)
+        }
+        for layer, name, view in self.built.weights():
+            view[...] = fresh[layer, name]
         self.at = 0
         self.loss = float("nan")
         self._rates = np.full(job.steps, job.optimizer.lr, np.float32)
@@ -108,24 +110,17 @@ class Stepper:
 
     def start(self, steps: int) -> None:
         """Starts the next steps and returns at once."""
-        job, data = self.job, self.job.data
-        losses = np.zeros((steps, job.num_microbatches or 0))
-        text = data.is_text
+        losses = np.zeros((steps, self.job.num_microbatches or 0))
         self._losses = losses
-        self.built.engine.start(
+        span = (self.at, self.at + steps)
+        requests.begin(
+            self.built.engine,
+            self.job,
             tables.TRAIN,
-            self.at,
-            self.at + steps,
-            data.train,
-            data.train_targets,
-            data.train.itemsize if text else 0,
-            len(data.train) - (job.model.context if text else 0),
-            job.seed,
-            0,
-            job.model.context if text else 1,
-            self._rates,
+            span,
             losses,
             np.zeros(steps),
+            self._rates,
             0,
         )
 

@@ -14,6 +14,7 @@ import jobs
 import measure
 import overhead
 import predicted
+import processes
 import simulate
 import step
 import watching
@@ -21,6 +22,7 @@ import watching
 PARTS = {
     "overhead": overhead,
     "predicted": predicted,
+    "processes": processes,
     "simulate": simulate,
     "step": step,
     "watching": watching,

@@ -23,6 +23,8 @@ cdef extern from "runtime.h" nogil:
         int32_t gradient_groups
         int32_t copies
         int32_t num_slices
+        int32_t num_pieces
+        int32_t here
         int64_t ring_events
     ctypedef struct rk_stage_spec:
         pass
@@ -30,6 +32,10 @@ cdef extern from "runtime.h" nogil:
         pass
     ctypedef struct rk_param_spec:
         pass
+    ctypedef struct rk_piece:
+        int64_t begin
+        int64_t count
+        int32_t param
     ctypedef struct rk_tape:
         pass
     ctypedef struct rk_call:
@@ -40,6 +46,11 @@ cdef extern from "runtime.h" nogil:
         pass
     ctypedef struct rk_ring:
         pass
+    ctypedef struct rk_mpi:
+        pass
+    ctypedef struct rk_wire:
+        pass
+    enum: RK_TRAILER
     ctypedef struct rk_data:
         const void *tokens
         const void *targets
@@ -55,6 +66,7 @@ cdef extern from "runtime.h" nogil:
     ctypedef struct rk_engine:
         rk_config config
         rk_rank *ranks
+        rk_wire *wire
         int error_rank
         int32_t error_counter
         int64_t error_step
@@ -63,7 +75,8 @@ cdef extern from "runtime.h" nogil:
     const char *rk_op_name(int64_t op)
     rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                          const rk_stage_spec *stages, const rk_channel_spec *channels,
-                         const rk_param_spec *params, const rk_tape *tapes,
+                         const rk_param_spec *params, const rk_piece *pieces,
+                         const rk_tape *tapes,
                          int64_t num_tapes, const rk_call *calls, int64_t num_calls,
                          const int64_t *arena_bytes)
     int rk_set_program(rk_engine *engine, int program, int rank, const rk_step *steps,
@@ -73,6 +86,8 @@ cdef extern from "runtime.h" nogil:
                      const int32_t *dep_start, const int32_t *dep,
                      const int32_t *node_rank, const int32_t *node_step)
     void rk_destroy(rk_engine *engine)
+    int rk_connect(rk_engine *engine, const rk_mpi *mpi)
+    void rk_disconnect(rk_engine *engine)
     int rk_start(rk_engine *engine, int program, int64_t first, int64_t last,
                  const rk_data *data, const float *learning_rate, double *losses,
                  double *norms, int64_t time_origin)
@@ -121,13 +136,17 @@ def _check_layouts():
         "STAGE": sizeof(rk_stage_spec),
         "CHANNEL": sizeof(rk_channel_spec),
         "PARAM": sizeof(rk_param_spec),
+        "PIECE": sizeof(rk_piece),
         "STEP": sizeof(rk_step),
         "CONFIG": sizeof(rk_config),
         "EVENT": sizeof(rk_event),
+        "MPI": sizeof(rk_mpi),
     }
     for name, size in sizes.items():
         if getattr(tables, name).itemsize != size:
             raise ImportError(f"cython_kernels.tables.{name} is not laid out as in runtime.h")
+    if tables.TRAILER != RK_TRAILER:
+        raise ImportError("cython_kernels.tables.TRAILER is not as in wire.h")
 
 
 _check_layouts()
@@ -139,7 +158,7 @@ cdef const unsigned char[::1] _raw(array, dtype, str name):
     return array.view("u1") if array.size else None
 
 
-cdef const void *_start(const unsigned char[::1] view):
+cdef const void *_start(const unsigned char[::1] view) noexcept nogil:
     return NULL if view is None else &view[0]
 
 
@@ -168,11 +187,12 @@ cdef class Engine:
     cdef object keep
     cdef bint started
 
-    def __cinit__(self, config, stages, channels, params, tapes, calls, arena_bytes):
+    def __cinit__(self, config, stages, channels, params, pieces, tapes, calls, arena_bytes):
         cdef const unsigned char[::1] c = _raw(config, tables.CONFIG, "config")
         cdef const unsigned char[::1] s = _raw(stages, tables.STAGE, "stages")
         cdef const unsigned char[::1] h = _raw(channels, tables.CHANNEL, "channels")
         cdef const unsigned char[::1] p = _raw(params, tables.PARAM, "params")
+        cdef const unsigned char[::1] i = _raw(pieces, tables.PIECE, "pieces")
         cdef const unsigned char[::1] r = _raw(tapes, tables.TAPE, "tapes")
         cdef const unsigned char[::1] t = _raw(calls, tables.CALL, "calls")
         cdef const int64_t[::1] arenas = arena_bytes
@@ -182,19 +202,22 @@ cdef class Engine:
             raise ValueError("an engine needs a config, stages and one arena per rank")
         if len(stages) != options.num_stages or len(channels) != options.num_channels:
             raise ValueError("config and tables disagree about stages or channels")
-        if len(params) != options.num_params:
-            raise ValueError("config and tables disagree about parameters")
+        if len(params) != options.num_params or len(pieces) != options.num_pieces:
+            raise ValueError("config and tables disagree about parameters or their pieces")
         if (options.copies < 1 or options.num_stages % options.copies
                 or options.num_params % options.copies
                 or options.gradient_groups % options.copies):
             raise ValueError("copies must share out stages, parameters and gradient groups")
         if num_tapes != 3 * options.num_slices * options.num_stages:
             raise ValueError("every slice of every stage needs three tapes")
+        if not -1 <= options.here < options.num_ranks:
+            raise ValueError(f"rank {options.here} of {options.num_ranks} cannot be here")
         if options.ring_events < 2 or options.ring_events & (options.ring_events - 1):
             raise ValueError("ring_events must be a power of two")
         self.engine = rk_create(options, table(), <const rk_stage_spec *>_start(s),
                                 <const rk_channel_spec *>_start(h),
                                 <const rk_param_spec *>_start(p),
+                                <const rk_piece *>_start(i),
                                 <const rk_tape *>_start(r), num_tapes,
                                 <const rk_call *>_start(t), num_calls, &arenas[0])
         if self.engine == NULL:
@@ -207,12 +230,43 @@ cdef class Engine:
                 rk_abort(self.engine)
                 with nogil:
                     rk_finish(self.engine)
-            rk_destroy(self.engine)
+            with nogil:
+                rk_destroy(self.engine)
+
+    cdef int _check_rank(self, int rank) except -1:
+        cdef int here = self.engine.config.here
+        if not 0 <= rank < self.engine.config.num_ranks:
+            raise IndexError(f"rank {rank} of {self.engine.config.num_ranks}")
+        if here >= 0 and rank != here:
+            raise IndexError(f"rank {rank} is in another process; here is rank {here}")
+        return 0
+
+    def connect(self, mpi):
+        """Joins the ranks of other processes, once. mpi: one row of ``tables.MPI``.
+
+        While a request is under way MPI is called by the rank's thread alone, and nobody
+        else may call it. ``disconnect`` before MPI is finalized, and before another engine
+        uses the same communicators.
+        """
+        cdef const unsigned char[::1] view = _raw(mpi, tables.MPI, "mpi")
+        cdef int done
+        if self.engine.config.here < 0 or self.engine.wire != NULL:
+            raise RuntimeError("this engine has no ranks elsewhere, or is connected already")
+        with nogil:
+            done = rk_connect(self.engine, <const rk_mpi *>_start(view))
+        if not done:
+            raise MemoryError("no room for the channels to other processes")
+
+    def disconnect(self):
+        """Leaves the other processes; only between requests. The engine cannot start again."""
+        if self.started:
+            raise RuntimeError("this engine is running: finish first")
+        with nogil:
+            rk_disconnect(self.engine)
 
     def arena(self, int rank):
         """The rank's memory as a writable buffer of bytes."""
-        if not 0 <= rank < self.engine.config.num_ranks:
-            raise IndexError(f"rank {rank} of {self.engine.config.num_ranks}")
+        self._check_rank(rank)
         cdef Arena arena = Arena.__new__(Arena)
         arena.engine = self
         arena.rank = rank
@@ -251,6 +305,8 @@ cdef class Engine:
         cdef const unsigned char[::1] second_buffer = targets.reshape(-1).view("u1")
         if self.started:
             raise RuntimeError("this engine is running already")
+        if self.engine.config.here >= 0 and self.engine.wire == NULL:
+            raise RuntimeError("connect this engine to the other processes first")
         if not (losses.shape[0] == norms.shape[0] == last - first > 0):
             raise ValueError("losses and norms need one row per step")
         if losses.shape[1] != self.engine.config.num_microbatches:
@@ -311,8 +367,7 @@ cdef class Engine:
 
         Returns (events copied, new cursor, events that were overwritten before this read).
         """
-        if not 0 <= rank < self.engine.config.num_ranks:
-            raise IndexError(f"rank {rank} of {self.engine.config.num_ranks}")
+        self._check_rank(rank)
         if out.dtype != tables.EVENT or not out.flags.c_contiguous or not out.size:
             raise ValueError("out: expected a contiguous array of tables.EVENT")
         cdef unsigned char[::1] view = out.view("u1")

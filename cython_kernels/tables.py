@@ -44,7 +44,10 @@ STAGE = np.dtype(
         *((f"channel_{end}", "i4") for end in ("in", "out", "din", "dout")),
         ("param_first", "i4"),
         ("param_count", "i4"),
-        ("unused", "i4"),
+        ("reduce_first", "i4"),
+        ("reduce_count", "i4"),
+        ("update_first", "i4"),
+        ("update_count", "i4"),
     ],
     align=True,
 )
@@ -53,12 +56,10 @@ TAPE = np.dtype([("first", "i4"), ("count", "i4")], align=True)
 
 CHANNEL = np.dtype(
     [
-        ("offset", "i8"),
-        ("buffer_bytes", "i8"),
-        ("producer", "i4"),
-        ("consumer", "i4"),
-        ("num_buffers", "i4"),
-        ("capacity", "i4"),
+        *((name, "i8") for name in ("offset", "source_offset", "buffer_bytes")),
+        *((name, "i4") for name in ("producer", "consumer", "num_buffers", "capacity")),
+        ("source_buffers", "i4"),
+        ("unused", "i4"),
     ],
     align=True,
 )
@@ -66,10 +67,20 @@ CHANNEL = np.dtype(
 PARAM = np.dtype(
     [
         ("offset", "i8"),
-        ("first_moment", "i8"),
-        ("second_moment", "i8"),
         ("count", "i8"),
         ("weight_decay", "f4"),
+        *((name, "i4") for name in ("stage", "first_use", "next_use")),
+    ],
+    align=True,
+)
+
+#: ``begin`` of a piece is a multiple of this: the block of ``sum_squares``.
+BLOCK = 4096
+
+PIECE = np.dtype(
+    [
+        *((name, "i8") for name in ("begin", "count", "first_moment", "second_moment")),
+        ("param", "i4"),
         ("unused", "i4"),
     ],
     align=True,
@@ -102,8 +113,9 @@ CONFIG = np.dtype(
             (name, "i4")
             for name in ("optimizer", "spin", "virtual_clock", "keep_gradients")
         ),
-        ("copies", "i4"),
-        ("num_slices", "i4"),
+        *((name, "i4") for name in ("copies", "num_slices", "here", "num_pieces")),
+        ("zero", "i4"),
+        ("unused", "i4"),
     ],
     align=True,
 )
@@ -118,6 +130,18 @@ EVENT = np.dtype(
     align=True,
 )
 
+#: What the engine calls of MPI, as addresses, and the handles that it passes.
+MPI = np.dtype(
+    [
+        *((name, "u8") for name in ("isend", "irecv", "iallreduce", "test", "cancel")),
+        *((name, "u8") for name in ("messages", "sums", "byte", "real64", "sum")),
+    ],
+    align=True,
+)
+
+#: Bytes at the end of a buffer that goes to another process.
+TRAILER = 64
+
 ADAMW, SGD = 0, 1
 TRAIN, EVALUATE = 0, 1
-ERRORS = ("ok", "stalled", "aborted", "nonfinite", "mismatched", "no_thread")
+ERRORS = ("ok", "stalled", "aborted", "nonfinite", "mismatched", "no_thread", "broken")

@@ -26,18 +26,16 @@ from .launcher import launch
 from .model import Model
 from .partition import Partition
 from .schedule import SCHEDULES, Schedule, side_by_side
-from .search import compare_schedules
-from .simulator import CostModel, priced_for, simulate
 
 
 def main_job(options: argparse.Namespace) -> Job:
     """The main job: a byte-level GPT over four stages on text that every machine
     has."""
-    model = Model.preset(options.model)
+    model, replicas = Model.preset(options.model), options.replicas
     schedule = Schedule.make(
         options.schedule,
         num_ranks=options.stages,
-        num_microbatches=options.microbatches,
+        num_microbatches=max(1, options.microbatches // replicas),
     )
     split = Partition.balanced(model, num_stages=schedule.chain_length, by="flops")
     return Job(
@@ -46,7 +44,9 @@ def main_job(options: argparse.Namespace) -> Job:
         schedule=schedule,
         data=Data.text(options.text),
         microbatch_size=options.microbatch_size,
-        gradient_groups=schedule.num_copies,
+        num_microbatches=options.microbatches,
+        replicas=replicas,
+        gradient_groups=replicas * schedule.num_copies,
         optimizer=AdamW(lr=options.lr),
         learning_rate=WarmupCosine(warmup=min(20, options.steps // 5)),
         steps=options.steps,
@@ -79,7 +79,12 @@ def _parser() -> argparse.ArgumentParser:
         "--stages", type=_positive, default=4, help="ranks, and stages of 1F1B"
     )
     run.add_argument("--schedule", default="1f1b", help=", ".join(SCHEDULES))
-    run.add_argument("--microbatches", type=_positive, default=8)
+    run.add_argument(
+        "--microbatches", type=_positive, default=8, help="of a step, over all replicas"
+    )
+    run.add_argument(
+        "--replicas", type=_positive, default=1, help="pipelines side by side"
+    )
     run.add_argument("--microbatch-size", type=_positive, default=2, help="sequences")
     run.add_argument("--steps", type=_positive, default=200)
     run.add_argument("--lr", type=float, default=2e-3)
@@ -117,19 +122,19 @@ def _describe(job: Job) -> None:
         f"{list(job.partition.boundaries)}"
     )
     print(
-        f"schedule   {job.schedule.name}, {job.schedule.num_ranks} ranks, "
+        f"schedule   {job.executed.name}, {job.executed.num_ranks} ranks, "
         f"{job.num_microbatches} microbatches of {job.microbatch_size} x "
         f"{job.model.context} tokens"
     )
     if job.chosen_clock == "virtual":
         print(
-            f"clock      virtual: {job.schedule.num_ranks} ranks on {cores.usable()} usable "
+            f"clock      virtual: {job.executed.num_ranks} ranks on {cores.usable()} usable "
             "cores run one after another, and the timeline is assembled as if each had "
             f"{job.chosen_threads} cores of its own"
         )
     else:
         print(
-            f"clock      wall: {job.schedule.num_ranks} ranks, {cores.usable()} usable cores"
+            f"clock      wall: {job.executed.num_ranks} ranks, {cores.usable()} usable cores"
         )
     arenas = ", ".join(f"{size / 2**20:.0f}" for size in job.memory().arena_bytes)
     print(f"memory     {arenas} MiB per rank; kernels: {_kernels.isa()}")
@@ -192,6 +197,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _schedule(options: argparse.Namespace) -> int:
+    from .simulator import CostModel, priced_for, simulate
+
     if options.csv and len(options.names) > 1:
         raise ValueError(f"--csv writes one schedule, but got {len(options.names)}")
     sizes = {"num_ranks": options.ranks, "num_microbatches": options.microbatches}
@@ -210,6 +217,9 @@ def _schedule(options: argparse.Namespace) -> int:
 
 
 def _schedules(options: argparse.Namespace) -> int:
+    from .search import compare_schedules
+    from .simulator import CostModel
+
     table = compare_schedules(
         options.ranks,
         options.microbatches,

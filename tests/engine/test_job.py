@@ -30,7 +30,8 @@ MakeJob = Callable[..., wb.Job]
         ({"channel_capacity": -1}, "channel_capacity"),
         ({"gradient_groups": 3}, "does not divide"),
         ({"precision": "fp64"}, "precision='fp64' cannot be run"),
-        ({"replicas": 2}, "replicas=2 cannot be run"),
+        ({"replicas": 2}, "make gradient_groups a multiple of 2, not 1"),
+        ({"replicas": 0}, "replicas must be a whole number"),
     ],
 )
 def test_wrong_fields_are_named_with_the_fix(

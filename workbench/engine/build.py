@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from cython_kernels import _runtime, _timeline, tables
 
-from ..memory import MemoryPlan, PlannedStep, flat
-from ..model import Call
+from ..memory import Holder, MemoryPlan, Piece, PlannedStep, flat, uses
+from ..model import Call, Slot
 from ..schedule import KIND_CODE, Action, Kind, Program, Schedule, graph, lower_forward
 from . import cores
 from .job import Job
@@ -25,45 +26,77 @@ RING_EVENTS = 1 << 15
 _REGION = {name: code for code, name in enumerate(tables.REGIONS)}
 
 
+class Site(NamedTuple):
+    """Where a process stands that runs one rank, the others being elsewhere."""
+
+    rank: int
+    ranks_on_host: int
+
+
 @dataclass
 class Built:
-    """A C engine with its arenas, and where every parameter lies in them."""
+    """A C engine with its arenas, and where every parameter lies in them. The arenas of
+    ranks that are in other processes are empty."""
 
     engine: _runtime.Engine
     plan: MemoryPlan
     arenas: list[np.ndarray]
     programs: tuple[tuple[Action, ...], ...]
     copies: int
+    #: Every parameter of the first copy, in layer order, with all its uses.
+    parameters: list[tuple[Holder, ...]]
 
     def weights(self) -> list[tuple[int, str, np.ndarray]]:
         """(layer, name, float32 view of the live weights), in layer order: those of the
-        first copy, if there are more."""
+        first copy and, of tied ones, the first use, if there are more; and only those
+        that are in this process."""
         return list(self._views("param"))
 
     def gradients(self) -> list[tuple[int, str, np.ndarray]]:
-        """(layer, name, float32 view of group 0's gradients), in layer order."""
+        """(layer, name, float32 view of group 0's gradients), in layer order; when a
+        step has ended these are the sums."""
         return list(self._views("grad"))
 
     def copy_weights(self) -> None:
-        """Gives every further copy of the parameters the weights of the first."""
-        first = [view for _, _, view in self._views("param")]
-        for copy in range(1, self.copies):
-            for view, (_, _, other) in zip(
-                first, self._views("param", copy), strict=True
-            ):
-                other[...] = view
-
-    def _views(
-        self, region: str, copy: int = 0
-    ) -> Iterator[tuple[int, str, np.ndarray]]:
+        """Gives every holder of a parameter the weights of the first."""
         length = len(self.plan.stages) // self.copies
-        for stage in self.plan.stages[copy * length : (copy + 1) * length]:
-            arena, base = self.arenas[stage.rank], getattr(stage, region)
-            for slot in stage.tapes.parameters:
-                count = int(np.prod(slot.shape))
-                begin = base + slot.offset
-                values = arena[begin : begin + 4 * count].view(np.float32)
-                yield slot.layer, slot.name, values.reshape(slot.shape)
+        for (_, _, view), holders in zip(
+            self._views("param"), self.parameters, strict=True
+        ):
+            for copy in range(self.copies):
+                for stage, number in holders:
+                    self._view("param", stage + copy * length, number)[...] = view
+
+    def held(self) -> Iterator[tuple[int, str, np.ndarray]]:
+        """(layer, name, float32 view) of what every holder in this process has; where
+        it is tied, layer and name are those of the parameter that it is tied to."""
+        length = len(self.plan.stages) // self.copies
+        for copy in range(self.copies):
+            for holders in self.parameters:
+                slot = self._slot(*holders[0])
+                for stage, number in holders:
+                    if self._is_here(stage + copy * length):
+                        view = self._view("param", stage + copy * length, number)
+                        yield slot.layer, slot.name, view
+
+    def _views(self, region: str) -> Iterator[tuple[int, str, np.ndarray]]:
+        for (stage, number), *_ in self.parameters:
+            slot = self._slot(stage, number)
+            if self._is_here(stage):
+                yield slot.layer, slot.name, self._view(region, stage, number)
+
+    def _is_here(self, stage: int) -> bool:
+        return len(self.arenas[self.plan.stages[stage].rank]) > 0
+
+    def _slot(self, stage: int, number: int) -> Slot:
+        return self.plan.stages[stage].tapes.parameters[number]
+
+    def _view(self, region: str, stage: int, number: int) -> np.ndarray:
+        """Parameter ``number`` of a stage in "param" or "grad"."""
+        planned, slot = self.plan.stages[stage], self._slot(stage, number)
+        begin = getattr(planned, region) + slot.offset
+        values = self.arenas[planned.rank][begin : begin + 4 * slot.size]
+        return values.view(np.float32).reshape(slot.shape)
 
 
 def _calls(calls: Sequence[Call]) -> np.ndarray:
@@ -122,6 +155,8 @@ def _channels(plan: MemoryPlan) -> np.ndarray:
         "consumer",
         "num_buffers",
         "capacity",
+        "source_offset",
+        "source_buffers",
     )
     for row, channel in zip(table, plan.channels, strict=True):
         for name in names:
@@ -129,17 +164,45 @@ def _channels(plan: MemoryPlan) -> np.ndarray:
     return table
 
 
-def _params(plan: MemoryPlan, weight_decay: float) -> np.ndarray:
-    rows = []
-    for stage in plan.stages:
-        for slot in stage.tapes.parameters:
-            first = stage.optimizer + slot.offset
-            decay = weight_decay if slot.decay else 0.0
-            count = int(np.prod(slot.shape))
-            rows.append(
-                (slot.offset, first, first + stage.tapes.param_bytes, count, decay, 0)
-            )
-    return np.array(rows, tables.PARAM)
+def _params(
+    plan: MemoryPlan, parameters: Sequence[Sequence[Holder]], copies: int, decay: float
+) -> np.ndarray:
+    """A row for every parameter of every stage. What ties parameters together is told
+    by the numbers of the first copy's rows."""
+    number: dict[Holder, int] = {}
+    rows: list[tuple[float, ...]] = []
+    slots = [stage.tapes.parameters for stage in plan.stages]
+    for s, held in enumerate(slots):
+        for i, slot in enumerate(held):
+            number[Holder(s, i)] = len(rows)
+            rows.append((slot.offset, slot.size, 0.0, s, 0, -1))
+    table = np.array(rows, tables.PARAM)
+    each = len(table) // copies
+    for holders in parameters:
+        of_first = slots[holders[0].stage][holders[0].parameter]
+        uses_of = [number[holder] for holder in holders]
+        for use, after in zip(uses_of, [*uses_of[1:], -1], strict=True):
+            same = table[use::each]
+            same["first_use"], same["next_use"] = uses_of[0], after
+            same["weight_decay"] = decay if of_first.decay else 0.0
+    return table
+
+
+def _pieces(plan: MemoryPlan, stages: np.ndarray) -> np.ndarray:
+    """The pieces of all stages; fills in where each stage's begin."""
+    rows: list[tuple[int, ...]] = []
+
+    def add(row: np.void, what: str, pieces: Sequence[Piece]) -> None:
+        row[f"{what}_first"], row[f"{what}_count"] = len(rows), len(pieces)
+        for number, begin, size, states in pieces:
+            first, second, *_ = (*states, 0, 0)
+            param = int(row["param_first"]) + number
+            rows.append((begin, size, first, second, param, 0))
+
+    for row, stage in zip(stages, plan.stages, strict=True):
+        add(row, "reduce", stage.reduces)
+        add(row, "update", stage.updates)
+    return np.array(rows, tables.PIECE)
 
 
 def _steps(
@@ -158,7 +221,12 @@ def _steps(
 
 
 def _config(
-    job: Job, plan: MemoryPlan, num_params: int, keep_gradients: bool
+    job: Job,
+    plan: MemoryPlan,
+    params: int,
+    pieces: int,
+    keep_gradients: bool,
+    site: Site | None,
 ) -> np.ndarray:
     config = np.zeros(1, tables.CONFIG)
     row, optimizer = config[0], job.optimizer
@@ -171,21 +239,22 @@ def _config(
         row["beta1"] = optimizer.momentum
     row["clip"], row["wait_limit"] = job.clip or 0.0, job.wait_limit
     row["ring_events"] = RING_EVENTS
-    row["num_ranks"], row["num_stages"] = (
-        job.schedule.num_ranks,
-        job.schedule.num_stages,
-    )
-    row["num_microbatches"] = job.schedule.num_microbatches
-    row["num_slices"] = job.schedule.num_slices
-    row["num_channels"], row["num_params"] = len(plan.channels), num_params
+    schedule = job.executed
+    row["num_ranks"], row["num_stages"] = schedule.num_ranks, schedule.num_stages
+    row["num_microbatches"] = schedule.num_microbatches
+    row["num_slices"] = schedule.num_slices
+    row["num_channels"], row["num_params"] = len(plan.channels), params
+    row["num_pieces"], row["zero"] = pieces, job.zero
     row["gradient_groups"] = job.gradient_groups
     row["threads_per_rank"] = job.chosen_threads
     row["batch"] = job.microbatch_size
-    busy = 1 if job.chosen_clock == "virtual" else job.schedule.num_ranks
+    busy = 1 if job.chosen_clock == "virtual" else schedule.num_ranks
+    busy = busy if site is None else site.ranks_on_host
+    row["here"] = -1 if site is None else site.rank
     row["spin"] = busy * job.chosen_threads <= cores.usable()
-    row["virtual_clock"] = job.chosen_clock == "virtual"
+    row["virtual_clock"] = job.chosen_clock == "virtual" and site is None
     row["keep_gradients"] = keep_gradients
-    row["copies"] = job.schedule.num_copies
+    row["copies"] = schedule.num_copies
     return config
 
 
@@ -207,48 +276,72 @@ def _set_program(
     engine.set_graph(number, order, previous, starts, deps, node_rank, node_step)
 
 
-def build(job: Job, *, keep_gradients: bool = False, with_loss: bool = True) -> Built:
+def build(
+    job: Job,
+    *,
+    keep_gradients: bool = False,
+    with_loss: bool = True,
+    site: Site | None = None,
+) -> Built:
     """A C engine for the job, its weights still zero. Without loss it only computes
-    logits.
+    logits. With a ``site`` it has that site's rank only, to be connected to the others.
 
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
-    plan = job.memory(with_loss)
-    stages, tapes, calls = _stages(plan, job.schedule)
-    params = _params(plan, job.optimizer.weight_decay)
-    config = _config(job, plan, len(params), keep_gradients)
+    plan = job.memory(with_loss, processes=site is not None)
+    largest = max((channel.buffer_bytes for channel in plan.channels), default=0)
+    if site is not None and largest >= 2**31:  # MPI counts bytes in an int
+        raise ValueError(
+            f"a message of {largest / 2**30:.1f} GiB is too long for MPI; take a smaller "
+            "microbatch_size, or slices of sequences"
+        )
+    schedule, groups = job.executed, job.gradient_groups
+    stages, tapes, calls = _stages(plan, schedule)
+    copies = schedule.num_copies
+    one = [stage.tapes for stage in plan.stages[: schedule.chain_length]]
+    parameters = uses(job.model, one)
+    params = _params(plan, parameters, copies, job.optimizer.weight_decay)
+    pieces = _pieces(plan, stages)
+    config = _config(job, plan, len(params), len(pieces), keep_gradients, site)
     sizes = np.array(plan.arena_bytes, np.int64)
     try:
         engine = _runtime.Engine(
-            config, stages, _channels(plan), params, tapes, _calls(calls), sizes
+            config,
+            stages,
+            _channels(plan),
+            params,
+            pieces,
+            tapes,
+            _calls(calls),
+            sizes,
         )
     except MemoryError as error:
         raise MemoryError(f"{error}; the job needs, per rank:\n{plan}") from None
-    schedule, groups = job.schedule, job.gradient_groups
-    virtual = job.chosen_clock == "virtual"
+    virtual = job.chosen_clock == "virtual" and site is None
+    here = range(schedule.num_ranks) if site is None else (site.rank,)
     training = [
         Program(p.rank, tuple(flat(p.steps))) for p in schedule.programs(optimizer=True)
     ]
     evaluation = lower_forward(schedule)
     for number, programs in ((tables.TRAIN, training), (tables.EVALUATE, evaluation)):
-        for r, program in enumerate(programs):
+        for r in here:
+            program = programs[r]
             planned: Sequence[PlannedStep] = plan.steps[r]
             if number == tables.EVALUATE:
                 planned = [PlannedStep(a) for a in flat(program.steps)]
-            table = _steps(
-                planned, groups, schedule.num_microbatches, schedule.num_copies
-            )
+            table = _steps(planned, groups, schedule.num_microbatches, copies)
             engine.set_program(number, r, table)
         _set_program(engine, number, programs, job, virtual)
-    arenas = [
-        np.frombuffer(memoryview(engine.arena(r)), np.uint8)
-        for r in range(schedule.num_ranks)
-    ]
+    arenas = [np.empty(0, np.uint8)] * schedule.num_ranks
+    for r in here:
+        arenas[r] = np.frombuffer(memoryview(engine.arena(r)), np.uint8)
     for stage in plan.stages:
+        if stage.rank not in here:
+            continue
         for offset, values in stage.tapes.constants:
             begin = stage.constant + offset
             arenas[stage.rank][begin : begin + values.nbytes] = values.ravel().view(
                 np.uint8
             )
     actions = tuple(tuple(flat(p.steps)) for p in training)
-    return Built(engine, plan, arenas, actions, schedule.num_copies)
+    return Built(engine, plan, arenas, actions, copies, parameters)

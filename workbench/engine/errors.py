@@ -49,8 +49,10 @@ def explain(
     programs: Sequence[Sequence[Action]],
     stage_to_rank: Sequence[int],
     wait_limit: float,
+    here: int | None = None,
 ) -> RunError:
-    """The error of a C engine as an exception that says who waits for whom."""
+    """The error of a C engine as an exception that says who waits for whom. ``here``:
+    the only rank of this process, whose position alone is known."""
     name, rank, counter, step = error
     if rank < 0:
         return RunError("the run was aborted")
@@ -67,11 +69,20 @@ def explain(
     where = f"rank {rank}, step {step}, {action}"
     if name == "mismatched":
         return RunError(f"{where}: another message arrived than the program expects")
+    if name == "broken":
+        return RunError(
+            f"{where}: MPI reported an error; a process or the network between has gone",
+            rank,
+            step,
+            action,
+        )
     lines = [
         f"{where}: waited longer than wait_limit = {wait_limit:g} s "
         f"for {waits_for(action, stage_to_rank)}"
     ]
     for r, (at, counter) in enumerate(positions):
+        if here is not None and r != here:
+            continue
         a = programs[r][counter]
         lines.append(
             f"  rank {r} is in step {at} at {a}: {waits_for(a, stage_to_rank)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class EventLog:
         self._lock = threading.Lock()
         self.lost = 0  # overwritten, or gone on the way, before they could be read
 
-    def append(self, chunk: np.ndarray) -> None:
+    def append(self, chunk: np.ndarray, /) -> None:
         """Takes events of dtype ``tables.EVENT`` as the newest ones."""
         with self._lock:
             if self._size + len(chunk) > self._limit:
@@ -79,10 +80,18 @@ class EventLog:
             return _sorted(recent[recent["step"] >= step])
 
 
+class Taker(Protocol):
+    """Who takes events as they are read; an ``EventLog`` is one."""
+
+    lost: int
+
+    def append(self, events: np.ndarray, /) -> None: ...
+
+
 class EventReader:
     """Moves events from the rings of a C engine to whoever takes them."""
 
-    def __init__(self, engine: Engine, ranks: Iterable[int], log: EventLog) -> None:
+    def __init__(self, engine: Engine, ranks: Iterable[int], log: Taker) -> None:
         self._engine = engine
         self._cursors = dict.fromkeys(ranks, 0)
         self._log = log

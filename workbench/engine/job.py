@@ -18,7 +18,7 @@ from ..data import Data
 from ..memory import MemoryPlan, plan
 from ..model import Model
 from ..partition import Partition
-from ..schedule import Kind, Schedule, halves, parse
+from ..schedule import Kind, Schedule, halves, parse, replicate
 from . import cores, optimizers
 from .optimizers import AdamW, Constant, LearningRate, Optimizer
 
@@ -39,12 +39,17 @@ class Job:
     model, partition, schedule, data: what, split how, in which order, on what.
 
     microbatch_size: sequences (or rows) per microbatch. num_microbatches: of a step,
-    over all replicas; by default the schedule's.
+    over all replicas; by default the schedule's times the replicas. replicas: how often
+    the schedule is run side by side, each time on ranks and microbatches of its own.
 
-    gradient_groups: see docs/numerics.md; the weights' bits depend on it.
+    gradient_groups: see docs/numerics.md; the weights' bits depend on it. A multiple of
+    the copies of the parameters: replicas x those of the schedule.
 
     optimizer, learning_rate: an ``AdamW`` or ``SGD``, a ``Constant`` or
     ``WarmupCosine``. clip: largest global gradient norm, or None.
+
+    zero: 1 shares each parameter's optimizer states out over its holders (replicas,
+    copies, tied uses), to the same bits; 0 gives them to every holder.
 
     steps, seed: how long, from where. evaluate: steps of held-out data for the losses
     before and after; 0 for none.
@@ -112,8 +117,8 @@ class Job:
     def _check_numbers(self) -> None:
         at_least = {
             "microbatch_size": 1,
-            "num_microbatches": 1,
             "replicas": 1,
+            "num_microbatches": 1,
             "steps": 1,
         }
         at_least |= {"gradient_groups": 1, "seed": 0, "evaluate": 0}
@@ -147,17 +152,16 @@ class Job:
 
     def _check_supported(self) -> None:
         supported = {
-            "replicas": (1,),
             "precision": ("fp32",),
             "recompute": (False,),
-            "zero": (0,),
+            "zero": (0, 1),
             "nan_policy": ("stop",),
         }
         for name, values in supported.items():
             if getattr(self, name) not in values:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} cannot be run by this version; "
-                    f"it runs {name}={values[0]!r}"
+                    f"it runs {name}={' or '.join(map(repr, values))}"
                 )
         for layer in self.model.layers:
             if not layer.executable:
@@ -203,8 +207,8 @@ class Job:
             )
 
     def _check_schedule(self) -> None:
-        schedule = self.schedule
-        schedule.check(channel_capacity=self.capacity)
+        self.schedule.check(channel_capacity=self.capacity)
+        schedule = self.executed
         self._check_copies()
         self._check_slices()
         groups = self.gradient_groups
@@ -254,15 +258,17 @@ class Job:
 
     def _check_copies(self) -> None:
         """Every copy of the parameters adds up gradient groups of its own."""
-        schedule, copies = self.schedule, self.schedule.num_copies
+        schedule, copies = self.schedule, self.executed.num_copies
         if self.gradient_groups % copies:
+            whose = f"schedule {schedule.name!r} has {schedule.num_copies}"
+            if self.replicas > 1:
+                whose = f"replicas={self.replicas} of schedule {schedule.name!r} have {copies}"
             raise ValueError(
-                f"schedule {schedule.name!r} has {copies} copies of the parameters, each "
-                f"with its own gradients; make gradient_groups a multiple of {copies}, not "
-                f"{self.gradient_groups}"
+                f"{whose} copies of the parameters, each with its own gradients; make "
+                f"gradient_groups a multiple of {copies}, not {self.gradient_groups}"
             )
         for microbatch, copy in enumerate(schedule.route or ()):
-            share = schedule.num_microbatches // copies
+            share = schedule.num_microbatches // schedule.num_copies
             if copy != microbatch // share:
                 raise ValueError(
                     f"microbatch {microbatch} passes copy {copy}; to be trained, the "
@@ -270,6 +276,12 @@ class Job:
                 )
 
     # ---- what follows from the fields ------------------------------------------------
+
+    @cached_property
+    def executed(self) -> Schedule:
+        """What all ranks run: the schedule, side by side as often as there are
+        replicas."""
+        return replicate(self.schedule, self.replicas)
 
     @cached_property
     def capacity(self) -> int:
@@ -284,7 +296,7 @@ class Job:
         if self.clock != "auto":
             return self.clock
         threads = self.threads_per_rank or 1
-        fits = self.schedule.num_ranks * threads <= cores.usable()
+        fits = self.executed.num_ranks * threads <= cores.usable()
         return "wall" if fits else "virtual"
 
     @property
@@ -302,17 +314,20 @@ class Job:
         """Tokens (or rows) that one step trains on."""
         return self.microbatch_size * self.model.context * (self.num_microbatches or 0)
 
-    def memory(self, with_loss: bool = True) -> MemoryPlan:
-        """What every rank will allocate, before anything is."""
+    def memory(self, with_loss: bool = True, processes: bool = False) -> MemoryPlan:
+        """What every rank will allocate, before anything is. ``processes``: when each is
+        a process of its own, as over MPI."""
         return plan(
             self.partition,
-            self.schedule,
+            self.executed,
             microbatch_size=self.microbatch_size,
             channel_capacity=self.capacity,
             optimizer=optimizers.KIND_OF[type(self.optimizer)],
             gradient_groups=self.gradient_groups,
             threads_per_rank=self.chosen_threads,
             with_loss=with_loss,
+            zero=self.zero,
+            processes=processes,
         )
 
     # ---- TOML ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from cython_kernels import _runtime, tables
 
 from ..checkpoint import RunFolder, load_weights, weights_hash
 from ..model import initial_weights
-from . import output
+from . import output, requests
 from .build import Built, build
 from .errors import explain
 from .events import EventReader
@@ -38,8 +38,8 @@ class Run(Observed):
         self._built: Built = build(job)
         self._set_weights()
         self._built.copy_weights()
-        num_ranks = job.schedule.num_ranks
-        self._reader = EventReader(self._built.engine, range(num_ranks), self._events)
+        ranks = range(self.num_ranks)
+        self._reader = EventReader(self._built.engine, ranks, self._events)
         self._part = 0  # where the request under way began
         self._origin = _runtime.now()
         self._wish: str | None = None  # "pause" or "stop"
@@ -170,33 +170,14 @@ class Run(Observed):
     def _start_engine(
         self, program: int, first: int, last: int, losses: np.ndarray, norms: np.ndarray
     ) -> None:
-        data, job = self.job.data, self.job
-        training = program == tables.TRAIN
-        inputs = data.train if training else data.held_out
-        text = job.model.is_language_model
-        if text:
-            targets, kind = inputs, inputs.dtype.itemsize
-            windows = len(inputs) - job.model.context
-        else:
-            targets = data.train_targets if training else data.held_out_targets
-            kind, windows = 0, len(inputs)
-        # An evaluation reads samples at even distances over all of the held-out data.
-        samples = (last - first) * (job.num_microbatches or 1) * job.microbatch_size
-        stride = max(job.model.context, windows // samples)
-        self._built.engine.start(
+        requests.begin(
+            self._built.engine,
+            self.job,
             program,
-            first,
-            last,
-            inputs,
-            targets,
-            kind,
-            windows,
-            job.seed,
-            int(not training),
-            stride,
-            self._rates,
+            (first, last),
             losses,
             norms,
+            self._rates,
             self._origin,
         )
 
@@ -219,7 +200,7 @@ class Run(Observed):
                 error,
                 self._built.engine.positions(),
                 self._built.programs,
-                self.job.schedule.stage_to_rank,
+                self.job.executed.stage_to_rank,
                 self.job.wait_limit,
             )
 

@@ -27,6 +27,8 @@ def _sampling_job(job: Job) -> Job:
         schedule=Schedule.make("single", num_ranks=1, num_microbatches=1, num_stages=1),
         microbatch_size=1,
         num_microbatches=1,
+        replicas=1,
+        zero=0,
         gradient_groups=1,
         clock="wall",
         threads_per_rank=cores.usable(),
@@ -57,6 +59,7 @@ def generate(
     built = build(_sampling_job(job), with_loss=False)
     for (_, _, view), (_, _, values) in zip(built.weights(), weights, strict=True):
         view[...] = values
+    built.copy_weights()
     stage = built.plan.stages[0]
     logits_ref = stage.tapes.logits
     assert logits_ref is not None

@@ -1,5 +1,6 @@
 """What a rank allocates, and its bytes over time; shared by engine and planner."""
 
+from .holders import Holder, Piece, uses
 from .plan import (
     OPTIMIZER_STATES,
     ChannelPlan,
@@ -14,10 +15,13 @@ from .plan import (
 __all__ = [
     "OPTIMIZER_STATES",
     "ChannelPlan",
+    "Holder",
     "MemoryPlan",
+    "Piece",
     "PlannedStep",
     "StagePlan",
     "flat",
     "plan",
     "stage_tapes",
+    "uses",
 ]

@@ -11,16 +11,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cython_kernels import tables
+
 from ..model import StageTapes, emit_stage
 from ..partition import Partition
 from ..schedule import Action, Kind, Overlap, Program, Schedule
+from . import holders
+from .holders import Piece
 
 OPTIMIZER_STATES = {"adamw": 2, "sgd": 1}
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: its tapes, and where its memory begins in its rank's arena (bytes)."""
+    """One stage: its tapes, and where its memory begins in its rank's arena (bytes).
+
+    reduces: the pieces whose gradients it adds up for all holders; updates: the pieces
+    that it updates and has the optimizer states of.
+    """
 
     rank: int
     tapes: StageTapes
@@ -34,6 +42,8 @@ class StagePlan:
     held: int
     scratch: int
     spare: int
+    reduces: tuple[Piece, ...] = field(repr=False)
+    updates: tuple[Piece, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,9 @@ class ChannelPlan:
     num_buffers: int
     buffer_bytes: int
     offset: int
+    #: Between processes the producer has buffers, too.
+    source_buffers: int = 0
+    source_offset: int = 0
 
     @property
     def is_local(self) -> bool:
@@ -240,12 +253,14 @@ def _channels(
     schedule: Schedule,
     tapes: Sequence[StageTapes],
     capacity: int,
+    processes: bool,
 ) -> list[tuple[int, Kind, int, int, int, int, int]]:
     """(source stage, kind, producer, consumer, capacity, buffers, bytes) of every
     channel.
 
     Across ranks there are buffers for what the consumer holds at once, for the messages
     that may wait, and for the one being filled: so a sender only ever waits for room.
+    Between processes a buffer also holds a trailer.
     """
     found = []
     pairs = [(s, schedule.stage_after(s)) for s in range(schedule.num_stages)]
@@ -257,9 +272,13 @@ def _channels(
             schedule.stage_to_rank[target],
         )
         peak = walks[consumer].input_peaks.get((source, kind), 0)
-        buffers = max(peak, 1) if producer == consumer else peak + capacity + 1
         stage = tapes[source]
         size = stage.output_bytes if kind is Kind.F else stage.input_bytes
+        if producer == consumer:
+            buffers = max(peak, 1)
+        else:
+            buffers = peak + capacity + 1
+            size += tables.TRAILER if processes else 0
         found.append((source, kind, producer, consumer, capacity, buffers, size))
     return found
 
@@ -299,9 +318,13 @@ def plan(
     gradient_groups: int = 1,
     threads_per_rank: int = 1,
     with_loss: bool = True,
+    zero: int = 0,
+    processes: bool = False,
 ) -> MemoryPlan:
     """The memory of every rank for this split and schedule. ``optimizer``: "adamw" |
-    "sgd".
+    "sgd". ``zero`` 1: each parameter's optimizer states are shared out over its holders.
+    ``processes``: every rank is a process of its own, so that messages have buffers at
+    both ends.
 
     Raises ValueError if partition and schedule have different numbers of stages.
     """
@@ -310,7 +333,7 @@ def plan(
             f"the partition has {partition.num_stages} stages but schedule "
             f"{schedule.name!r} has {schedule.chain_length}; make them equal"
         )
-    tapes = schedule.num_copies * stage_tapes(
+    one = stage_tapes(
         partition,
         microbatch_size,
         schedule.num_microbatches,
@@ -318,6 +341,8 @@ def plan(
         with_loss,
         schedule.num_slices,
     )
+    tapes = one * schedule.num_copies
+    reduces = holders.owned(partition.model, one, schedule.num_copies)
     programs = schedule.programs()
     walks = [_RankWalk(program, tapes, schedule) for program in programs]
     arenas = [_Arena() for _ in programs]
@@ -336,6 +361,9 @@ def plan(
         arena, walk = arenas[rank], walks[rank]
         saved_slots = max(1, walk.saved[s].count) if s in walk.saved else 1
         held_slots = max(1, walk.held[s].count) if s in walk.held else 1
+        updates = reduces[s] if zero else holders.whole(stage)
+        room = holders.state_bytes(updates, states)
+        first_state = arena.take("optimizer", room)
         stages.append(
             StagePlan(
                 rank=rank,
@@ -344,22 +372,29 @@ def plan(
                 held_slots=held_slots,
                 param=arena.take("parameters", stage.param_bytes),
                 grad=arena.take("gradients", stage.param_bytes * groups),
-                optimizer=arena.take("optimizer", stage.param_bytes * states),
+                optimizer=first_state,
                 constant=arena.take("constants", stage.constant_bytes),
                 saved=arena.take("activations", stage.saved_bytes * saved_slots),
                 held=arena.take("held", stage.held_bytes * held_slots),
                 scratch=shared[rank],
                 spare=spare[rank],
+                reduces=reduces[s],
+                updates=holders.with_states(updates, first_state, states),
             )
         )
     channels = []
     for source, kind, producer, consumer, room, buffers, size in _channels(
-        walks, schedule, tapes, channel_capacity
+        walks, schedule, tapes, channel_capacity, processes
     ):
         offset = arenas[consumer].take("channels", buffers * size)
-        channels.append(
-            ChannelPlan(source, kind, producer, consumer, room, buffers, size, offset)
-        )
+        place = (source, kind, producer, consumer, room, buffers, size, offset)
+        if not processes or producer == consumer:
+            channels.append(ChannelPlan(*place))
+            continue
+        # One being filled, those that wait, and one that MPI has not let go of yet.
+        sources = room + 2
+        begin = arenas[producer].take("channels", sources * size)
+        channels.append(ChannelPlan(*place, sources, begin))
     return MemoryPlan(
         tuple(stages),
         tuple(channels),

@@ -7,7 +7,7 @@ from .layers import Dense, Embedding, Head, Layer, LayerCost, Parameter
 from .model import Model
 from .moe import MoEBlock
 from .presets import PRESETS
-from .tape import Call, Emitter, Ref, SliceTapes, StageTapes, aligned, emit_stage
+from .tape import Call, Emitter, Ref, SliceTapes, Slot, StageTapes, aligned, emit_stage
 
 __all__ = [
     "PRESETS",
@@ -24,6 +24,7 @@ __all__ = [
     "Parameter",
     "Ref",
     "SliceTapes",
+    "Slot",
     "StageTapes",
     "aligned",
     "emit_stage",

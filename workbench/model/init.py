@@ -43,7 +43,13 @@ def initial_values(
 
 
 def initial_weights(model: Model, seed: int) -> Iterator[tuple[int, str, np.ndarray]]:
-    """(layer index, parameter name, values) over the whole model, in layer order."""
+    """(layer index, parameter name, values) over the whole model, in layer order; a
+    tied parameter has none of its own."""
     for number, layer in enumerate(model.layers):
         for index, parameter in enumerate(layer.parameters):
-            yield number, parameter.name, initial_values(parameter, seed, number, index)
+            if parameter.tied_to is None:
+                yield (
+                    number,
+                    parameter.name,
+                    initial_values(parameter, seed, number, index),
+                )

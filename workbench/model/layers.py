@@ -17,13 +17,19 @@ from .tape import FLOAT, Emitter, Ref
 
 
 class Parameter(NamedTuple):
-    """A tensor that is trained. std: of its initial normal values; 0: all ``fill``."""
+    """A tensor that is trained. std: of its initial normal values; 0: all ``fill``.
+
+    tied_to: the parameter of an earlier layer whose values this one has, as
+    "embedding.token"; it is then that parameter's std, fill and decay that count. Each
+    use has a gradient of its own; the sum over all, in layer order, updates all.
+    """
 
     name: str
     shape: tuple[int, ...]
     std: float
     fill: float = 0.0
     decay: bool = True
+    tied_to: str | None = None
 
     @property
     def size(self) -> int:
@@ -92,7 +98,7 @@ class Layer(ABC):
 
     @property
     def params(self) -> int:
-        """Number of parameters."""
+        """Number of parameters that the layer holds, tied ones among them."""
         return sum(p.size for p in self.parameters)
 
     @property
@@ -206,12 +212,14 @@ class Norm:
 @dataclass(frozen=True)
 class Head(Layer):
     """Final norm, projection to the vocabulary, and softmax cross-entropy on the next
-    token."""
+    token. ``tied_to``: the embedding whose rows the projection has, if it has none of
+    its own."""
 
     vocab_size: int
     context: int
     width: int
     norm: str = "layernorm"
+    tied_to: str | None = None
 
     @property
     def _norm(self) -> Norm:
@@ -219,7 +227,8 @@ class Head(Layer):
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        weight = Parameter("weight", (self.vocab_size, self.width), 0.02)
+        shape = (self.vocab_size, self.width)
+        weight = Parameter("weight", shape, 0.02, tied_to=self.tied_to)
         return (*self._norm.parameters, weight)
 
     @property

@@ -60,6 +60,20 @@ class Model:
     layers: tuple[Layer, ...] = field(repr=False)
     weights: str | None = None
 
+    def __post_init__(self) -> None:
+        known: dict[str, tuple[int, ...]] = {}
+        for layer in self.layers:
+            for p in layer.parameters:
+                name = f"{layer.name}.{p.name}"
+                if p.tied_to is None:
+                    known[name] = p.shape
+                elif known.get(p.tied_to) != p.shape:
+                    raise ValueError(
+                        f"{name} of shape {p.shape} is tied to {p.tied_to}, but no "
+                        "earlier layer has a parameter of that name and shape, itself "
+                        f"not tied; there are {', '.join(known) or 'none'}"
+                    )
+
     # ---- constructors ----------------------------------------------------------------
 
     @classmethod
@@ -72,14 +86,18 @@ class Model:
         vocab_size: int = 256,
         context: int,
         hidden: int | None = None,
+        tied: bool = False,
     ) -> Model:
-        """A GPT-2-like model: learned positions, LayerNorm, GELU; head not tied.
+        """A GPT-2-like model: learned positions, LayerNorm, GELU.
 
-        Layers: embedding, ``num_layers`` blocks, head: num_layers + 2 in all. Raises
+        Layers: embedding, ``num_layers`` blocks, head: num_layers + 2 in all. ``tied``:
+        the head projects with the embedding's rows, as GPT-2's does. Raises
         ValueError when the width is not divisible by the heads or a size is not
         positive.
         """
         hidden = 4 * width if hidden is None else hidden
+        if not isinstance(tied, bool):
+            raise ValueError(f"tied must be True or False, got {tied!r}")
         _positive(
             num_layers=num_layers, width=width, num_heads=num_heads, hidden=hidden
         )
@@ -107,10 +125,12 @@ class Model:
             context=context,
             hidden=hidden,
         )
+        if tied:
+            config["tied"] = True
         embedding = Embedding("embedding", vocab_size, context, width)
-        return cls(
-            config, (embedding, *blocks, Head("head", vocab_size, context, width))
-        )
+        weight = "embedding.token" if tied else None
+        head = Head("head", vocab_size, context, width, tied_to=weight)
+        return cls(config, (embedding, *blocks, head))
 
     @classmethod
     def llama(
@@ -315,8 +335,9 @@ class Model:
 
     @property
     def params(self) -> int:
-        """Number of parameters."""
-        return sum(layer.params for layer in self.layers)
+        """Number of parameters; a tied one counts once."""
+        held = (p for layer in self.layers for p in layer.parameters)
+        return sum(p.size for p in held if p.tied_to is None)
 
     @property
     def flops(self) -> float:

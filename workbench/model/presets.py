@@ -13,7 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "byte-gpt-tiny": dict(
         kind="gpt", num_layers=4, width=32, num_heads=4, vocab_size=256, context=32
     ),
-    # Radford et al. 2019. GPT-2 ties embedding and head; here they are two tensors.
+    # Radford et al. 2019; embedding and head are tied.
     "gpt2-124m": dict(
         kind="gpt",
         num_layers=12,
@@ -21,6 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         num_heads=12,
         vocab_size=50257,
         context=1024,
+        tied=True,
     ),
     # Grattafiori et al. 2024, "The Llama 3 Herd of Models".
     "llama-3-8b": dict(

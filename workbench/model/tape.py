@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from cython_kernels import _kernels
 
 if TYPE_CHECKING:
-    from .layers import Layer
+    from .layers import Layer, Parameter
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 FLOAT = 4
@@ -52,6 +53,12 @@ class Slot(NamedTuple):
     shape: tuple[int, ...]
     offset: int  # bytes
     decay: bool
+    tied_to: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
 
 
 class SliceTapes(NamedTuple):
@@ -147,9 +154,10 @@ class Emitter:
             self._named[key] = Ref(region, self._memory[region].take(size))
         return self._named[key]
 
-    def add_parameter(self, name: str, shape: tuple[int, ...], decay: bool) -> None:
-        ref = self._name("PARAM", name, FLOAT * int(np.prod(shape)))
-        self._slots.append(Slot(self.layer, name, shape, ref.offset, decay))
+    def add_parameter(self, p: Parameter) -> None:
+        ref = self._name("PARAM", p.name, FLOAT * p.size)
+        slot = Slot(self.layer, p.name, p.shape, ref.offset, p.decay, p.tied_to)
+        self._slots.append(slot)
 
     def param(self, name: str) -> Ref:
         return self._named["PARAM", self.layer, name, -1]
@@ -310,7 +318,7 @@ def emit_stage(
     for index, layer in layers:
         e.begin(index)
         for p in layer.parameters:
-            e.add_parameter(p.name, p.shape, p.decay)
+            e.add_parameter(p)
 
     def connect(position: int) -> None:
         """Sets x, y, dy, dx of the layer at this position of the stage."""

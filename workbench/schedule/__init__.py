@@ -18,6 +18,7 @@ from .draw import side_by_side
 from .graph import BARRIER, CAPACITY, DATA, Graph, graph
 from .ir import Program, Schedule, ScheduleError, in_flight_changes
 from .lower import lower, lower_forward
+from .replicate import replicate
 
 __all__ = [
     "BARRIER",
@@ -43,5 +44,6 @@ __all__ = [
     "parse",
     "programs_from_csv",
     "programs_to_csv",
+    "replicate",
     "side_by_side",
 ]

@@ -321,7 +321,19 @@ def schedule_of(trace: Trace, step: int | None) -> Schedule:
     placed = [home[stage] for stage in range(len(home))]
     name = str(trace.metadata.get("schedule", "imported"))
     slices = 1 + max(action.slice for action in actions)
-    return Schedule(name, rows, placed, num_slices=slices)
+    copies = int(trace.metadata.get("num_copies", 1))
+    if copies == 1:
+        return Schedule(name, rows, placed, num_slices=slices)
+    length = len(placed) // copies
+    route = {action.microbatch: action.stage // length for action in actions}
+    return Schedule(
+        name,
+        rows,
+        placed,
+        num_slices=slices,
+        copy_of=tuple(range(length)) * copies,
+        route=[copy for _, copy in sorted(route.items())],
+    )
 
 
 def _about(events: Sequence[Event], home: Mapping[int, int]) -> dict[str, Any]:

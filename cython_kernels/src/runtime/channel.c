@@ -44,24 +44,27 @@ int64_t rk_queued(const rk_queue *queue) {
     return atomic_load(&queue->written) - atomic_load(&queue->read);
 }
 
-int rk_channel_create(rk_channel *channel, const rk_channel_spec *spec, char *arena) {
+int rk_channel_create(rk_channel *channel, const rk_channel_spec *spec, char *arena, int here) {
+    int is_source = here == spec->producer && here != spec->consumer;
     channel->spec = *spec;
+    channel->buffers = arena + (is_source ? spec->source_offset : spec->offset);
+    channel->num_buffers = is_source ? spec->source_buffers : spec->num_buffers;
     /* The message queue has room for every buffer; the capacity is enforced by the sender. */
-    if (!queue_create(&channel->full, spec->num_buffers)) return 0;
-    if (!queue_create(&channel->empty, spec->num_buffers)) return 0;
-    rk_channel_reset(channel, arena);
+    if (!queue_create(&channel->full, channel->num_buffers)) return 0;
+    if (!queue_create(&channel->empty, channel->num_buffers)) return 0;
+    rk_channel_reset(channel);
     return 1;
 }
 
-void rk_channel_reset(rk_channel *channel, char *arena) {
+void rk_channel_reset(rk_channel *channel) {
     rk_queue *both[2] = {&channel->full, &channel->empty};
     for (int i = 0; i < 2; i++) {
         atomic_store(&both[i]->written, 0);
         atomic_store(&both[i]->read, 0);
     }
     atomic_store(&channel->waiting, 0);
-    for (int32_t i = 0; i < channel->spec.num_buffers; i++)
-        rk_push(&channel->empty, arena + channel->spec.offset + i * channel->spec.buffer_bytes, 0);
+    for (int32_t i = 0; i < channel->num_buffers; i++)
+        rk_push(&channel->empty, channel->buffers + i * channel->spec.buffer_bytes, 0);
 }
 
 void rk_channel_destroy(rk_channel *channel) {

@@ -10,6 +10,14 @@ static void *copy_of(const void *from, int64_t count, size_t size) {
     return copy;
 }
 
+int rk_is_here(const rk_engine *engine, int rank) {
+    return engine->here < 0 || engine->here == rank;
+}
+
+int rk_is_remote(const rk_engine *engine, const rk_channel_spec *spec) {
+    return rk_is_here(engine, spec->producer) != rk_is_here(engine, spec->consumer);
+}
+
 static int create_rank(rk_engine *engine, int index, int64_t arena_bytes) {
     rk_rank *rank = &engine->ranks[index];
     rank->engine = engine;
@@ -41,43 +49,67 @@ static int create_parts(rk_engine *engine, const rk_stage_spec *stages,
                         const rk_channel_spec *channels, const int64_t *arena_bytes) {
     const rk_config *config = &engine->config;
     for (int r = 0; r < config->num_ranks; r++)
-        if (!create_rank(engine, r, arena_bytes[r])) return 0;
-    for (int s = 0; s < config->num_stages; s++)
+        if (rk_is_here(engine, r) && !create_rank(engine, r, arena_bytes[r])) return 0;
+    for (int s = 0; s < config->num_stages; s++) {
         if (!create_stage(engine, s, &stages[s])) return 0;
+        engine->stages_here += rk_is_here(engine, stages[s].rank);
+    }
     for (int c = 0; c < config->num_channels; c++) {
-        char *arena = engine->ranks[channels[c].consumer].arena;
-        if (!rk_channel_create(&engine->channels[c], &channels[c], arena)) return 0;
+        const rk_channel_spec *spec = &channels[c];
+        int is_source = rk_is_remote(engine, spec) && rk_is_here(engine, spec->producer);
+        int end = is_source ? spec->producer : spec->consumer;
+        engine->channels[c].spec = *spec;
+        if (!rk_is_here(engine, end)) continue;
+        char *arena = engine->ranks[end].arena;
+        if (!rk_channel_create(&engine->channels[c], spec, arena, engine->here)) return 0;
     }
     return 1;
 }
 
+/* Where every parameter's blocks begin, and room for their sums of squares. */
+static int create_sums(rk_engine *engine) {
+    int32_t count = engine->config.num_params / engine->config.copies;
+    engine->first_block = calloc((size_t)count + 1, sizeof *engine->first_block);
+    if (!engine->first_block || !engine->params) return 0;
+    for (int32_t i = 0; i < count; i++) {
+        int64_t blocks = (engine->params[i].count + RK_BLOCK - 1) / RK_BLOCK;
+        engine->first_block[i + 1] = engine->first_block[i] + blocks;
+    }
+    engine->square_sums = calloc((size_t)engine->first_block[count] * 2 + 1, sizeof(double));
+    return engine->square_sums != NULL;
+}
+
 rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                      const rk_stage_spec *stages, const rk_channel_spec *channels,
-                     const rk_param_spec *params, const rk_tape *tapes, int64_t num_tapes,
+                     const rk_param_spec *params, const rk_piece *pieces,
+                     const rk_tape *tapes, int64_t num_tapes,
                      const rk_call *calls, int64_t num_calls, const int64_t *arena_bytes) {
     /* rk_rank holds members aligned to cache lines. */
     rk_engine *engine = calloc(1, sizeof *engine);
     if (!engine) return NULL;
     engine->config = *config;
     engine->kernels = kernels;
+    engine->here = config->here;
     size_t ranks_bytes = (size_t)config->num_ranks * sizeof(rk_rank);
     size_t channels_bytes = (size_t)(config->num_channels + 1) * sizeof(rk_channel);
     engine->ranks = aligned_alloc(64, ranks_bytes);
     engine->channels = aligned_alloc(64, channels_bytes);
     engine->stages = calloc((size_t)config->num_stages, sizeof *engine->stages);
     engine->params = copy_of(params, config->num_params, sizeof *params);
+    engine->pieces = copy_of(pieces, config->num_pieces, sizeof *pieces);
     engine->tapes = copy_of(tapes, num_tapes, sizeof *tapes);
     engine->calls = copy_of(calls, num_calls, sizeof *calls);
     engine->num_calls = (int32_t)num_calls;
-    engine->square_sums = calloc((size_t)config->num_params * 2 + 1, sizeof(double));
     engine->gathered = calloc((size_t)config->num_stages, sizeof *engine->gathered);
+    engine->refreshed = calloc((size_t)config->num_stages, sizeof *engine->refreshed);
     engine->rank_end = calloc((size_t)config->num_ranks, sizeof(int64_t));
     if (engine->ranks) memset(engine->ranks, 0, ranks_bytes);
     if (engine->channels) memset(engine->channels, 0, channels_bytes);
     int whole = engine->ranks && engine->channels && engine->stages && engine->params &&
-                engine->tapes && engine->calls && engine->square_sums && engine->gathered &&
-                engine->rank_end;
-    if (!whole || !create_parts(engine, stages, channels, arena_bytes)) {
+                engine->pieces && engine->tapes && engine->calls && engine->gathered &&
+                engine->refreshed && engine->rank_end;
+    if (!whole || !create_sums(engine) ||
+        !create_parts(engine, stages, channels, arena_bytes)) {
         rk_destroy(engine);
         return NULL;
     }
@@ -130,8 +162,19 @@ static void destroy_graph(rk_engine *engine, int program) {
     free(engine->node_step[program]);
 }
 
+int rk_connect(rk_engine *engine, const rk_mpi *mpi) {
+    engine->wire = rk_wire_create(engine, mpi);
+    return engine->wire != NULL;
+}
+
+void rk_disconnect(rk_engine *engine) {
+    rk_wire_destroy(engine->wire);
+    engine->wire = NULL;
+}
+
 void rk_destroy(rk_engine *engine) {
     if (!engine) return;
+    rk_disconnect(engine);
     if (engine->ranks && engine->channels && engine->stages) {
         for (int r = 0; r < engine->config.num_ranks; r++) destroy_rank(&engine->ranks[r]);
         for (int c = 0; c < engine->config.num_channels; c++)
@@ -147,10 +190,13 @@ void rk_destroy(rk_engine *engine) {
     for (int p = 0; p < RK_NUM_PROGRAMS; p++) destroy_graph(engine, p);
     free(engine->virtual_times);
     free(engine->rank_end);
+    free(engine->refreshed);
     free(engine->gathered);
     free(engine->square_sums);
+    free(engine->first_block);
     free(engine->calls);
     free(engine->tapes);
+    free(engine->pieces);
     free(engine->params);
     free(engine->stages);
     free(engine->channels);
@@ -173,25 +219,31 @@ int rk_start(rk_engine *engine, int program, int64_t first, int64_t last, const 
     atomic_store(&engine->arrived, 0);
     atomic_store(&engine->reduced, 0);
     atomic_store(&engine->updated, 0);
-    for (int s = 0; s < engine->config.num_stages; s++) atomic_store(&engine->gathered[s], 0);
+    for (int s = 0; s < engine->config.num_stages; s++) {
+        atomic_store(&engine->gathered[s], 0);
+        atomic_store(&engine->refreshed[s], 0);
+    }
     atomic_store(&engine->stop_requested, 0);
     atomic_store(&engine->error, RK_OK);
     for (int c = 0; c < engine->config.num_channels; c++) {
         rk_channel *channel = &engine->channels[c];
-        rk_channel_reset(channel, engine->ranks[channel->spec.consumer].arena);
+        /* Between processes a request ends with nothing on its way, and the next one may have
+         * begun at the other end. */
+        if (channel->buffers && !channel->remote) rk_channel_reset(channel);
     }
     int64_t now = os_now();
     int num_ranks = engine->config.num_ranks;
     for (int r = 0; r < num_ranks; r++) engine->rank_end[r] = now;
-    int threads = engine->config.virtual_clock ? 1 : num_ranks;
+    int first_rank = engine->here < 0 ? 0 : engine->here;
+    int threads = engine->config.virtual_clock || engine->here >= 0 ? 1 : num_ranks;
     atomic_store(&engine->running, threads);
-    for (int r = 0; r < threads; r++) {
-        rk_rank *rank = &engine->ranks[r];
+    for (int t = 0; t < threads; t++) {
+        rk_rank *rank = &engine->ranks[first_rank + t];
         rank->thread = engine->config.virtual_clock ? os_start(rk_run_virtual, engine)
-                                             : os_start(rk_run_rank, rank);
+                                                    : os_start(rk_run_rank, rank);
         if (rank->thread) continue;
         rk_fail(engine, RK_NO_THREAD, rank);
-        atomic_fetch_sub(&engine->running, threads - r);
+        atomic_fetch_sub(&engine->running, threads - t);
         rk_finish(engine);
         return RK_NO_THREAD;
     }

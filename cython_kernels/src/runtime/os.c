@@ -87,6 +87,11 @@ int64_t os_thread_now(void) {
 
 void os_yield(void) { sched_yield(); }
 
+void os_sleep(int64_t nanoseconds) {
+    struct timespec t = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+    nanosleep(&t, NULL);
+}
+
 void os_spin(void) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();

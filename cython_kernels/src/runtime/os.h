@@ -24,6 +24,7 @@ int64_t os_thread_now(void);
 
 /* Gives the core away; a hint that a loop is spinning. */
 void os_yield(void);
+void os_sleep(int64_t nanoseconds);
 void os_spin(void);
 
 /* Sleeps while *word == seen, until os_wake or `nanoseconds` have passed (it may wake early). */

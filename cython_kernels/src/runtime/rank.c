@@ -25,13 +25,26 @@ void rk_fail(rk_engine *engine, int error, const rk_rank *rank) {
     rk_ring_all(engine);
 }
 
-enum { SPINS = 4000, YIELDS = 50 };
+enum { SPINS = 4000, YIELDS = 50, WIRE_NAP = 20000 /* ns */ };
+
+/* Until the bell is rung; nobody rings for what comes from another process. */
+static void doze(rk_rank *rank, rk_condition met, const rk_step *step) {
+    if (rank->engine->wire) {
+        os_sleep(WIRE_NAP);
+        return;
+    }
+    uint32_t rung = atomic_load(&rank->bell.rung);
+    atomic_store(&rank->bell.sleeping, 1);
+    if (!met(rank, step)) os_wait(&rank->bell.rung, rung, 50000000);
+    atomic_store(&rank->bell.sleeping, 0);
+}
 
 int rk_wait_until(rk_rank *rank, rk_condition met, const rk_step *step) {
     rk_engine *engine = rank->engine;
     int spins = engine->config.spin ? SPINS : 0;
     int64_t begun = 0;
     for (int turn = 0;; turn++) {
+        if (engine->wire) rk_wire_poll(engine->wire);
         if (met(rank, step)) return 1;
         if (atomic_load_explicit(&engine->error, memory_order_relaxed)) return 0;
         if (turn < spins) {
@@ -42,10 +55,7 @@ int rk_wait_until(rk_rank *rank, rk_condition met, const rk_step *step) {
             os_yield();
             continue;
         }
-        uint32_t rung = atomic_load(&rank->bell.rung);
-        atomic_store(&rank->bell.sleeping, 1);
-        if (!met(rank, step)) os_wait(&rank->bell.rung, rung, 50000000);
-        atomic_store(&rank->bell.sleeping, 0);
+        doze(rank, met, step);
         int64_t now = os_now();
         if (!begun) begun = now;
         if ((double)(now - begun) > engine->config.wait_limit * 1e9) {
@@ -73,6 +83,7 @@ static int32_t unit_of(const rk_engine *engine, const rk_step *step) {
 
 static int has_room(rk_rank *rank, const rk_step *step) {
     rk_channel *channel = channel_of(rank->engine, step);
+    if (channel->remote) return rk_wire_has_room(channel);
     if (channel->spec.capacity > 0) return rk_queued(&channel->full) < channel->spec.capacity;
     /* Rendezvous: the consumer has come for this message and nothing is on its way to it. */
     return atomic_load(&channel->waiting) > atomic_load(&channel->full.written);
@@ -89,19 +100,30 @@ static int send(rk_rank *rank, const rk_step *step, int wait) {
     if (wait && !rk_wait_until(rank, has_room, step)) return 0;
     void **out = step->kind == RK_SEND_F ? stage->output : stage->dinput;
     int32_t unit = unit_of(engine, step);
+    if (channel->remote) {
+        rk_wire_send(engine->wire, channel, out[unit], unit);
+        return 1;
+    }
     rk_push(&channel->full, out[unit], unit);
     rk_ring_bell(engine, channel->spec.consumer);
     return 1;
+}
+
+/* Rendezvous: tells the producer that the consumer waits for a message. */
+static void come_for(rk_engine *engine, rk_channel *channel) {
+    if (channel->remote) {
+        rk_wire_credit(engine->wire, channel);
+        return;
+    }
+    atomic_fetch_add(&channel->waiting, 1);
+    rk_ring_bell(engine, channel->spec.producer);
 }
 
 static int receive(rk_rank *rank, const rk_step *step, int wait) {
     rk_engine *engine = rank->engine;
     rk_channel *channel = channel_of(engine, step);
     rk_stage *stage = &engine->stages[step->stage];
-    if (channel->spec.capacity == 0) {
-        atomic_fetch_add(&channel->waiting, 1);
-        rk_ring_bell(engine, channel->spec.producer);
-    }
+    if (channel->spec.capacity == 0) come_for(engine, channel);
     if (wait && !rk_wait_until(rank, has_message, step)) return 0;
     int32_t unit = -1;
     void *pointer = rk_pop(&channel->full, &unit);
@@ -113,14 +135,32 @@ static int receive(rk_rank *rank, const rk_step *step, int wait) {
         stage->input[unit] = pointer;
     else
         stage->doutput[unit] = pointer;
-    rk_ring_bell(engine, channel->spec.producer);
+    if (!channel->remote)
+        rk_ring_bell(engine, channel->spec.producer);
+    else if (channel->spec.capacity > 0)
+        rk_wire_credit(engine->wire, channel);
     return 1;
 }
 
-/* A buffer for the stage's next output. There is always one (channel.c says why). */
-static void *take_buffer(rk_engine *engine, int32_t channel) {
+static rk_channel *output_of(rk_engine *engine, const rk_step *step) {
+    const rk_stage_spec *spec = &engine->stages[step->stage].spec;
+    int32_t index = step->kind == RK_F ? spec->channel_out : spec->channel_din;
+    return index < 0 ? NULL : &engine->channels[index];
+}
+
+static int has_buffer(rk_rank *rank, const rk_step *step) {
+    return rk_queued(&output_of(rank->engine, step)->empty) > 0;
+}
+
+/* A buffer for the stage's next output, left NULL where it has none. There is always one free
+ * (channel.c says why), but MPI may be late to say that it is done with it. 0: the run failed. */
+static int take_buffer(rk_rank *rank, const rk_step *step, void **buffer) {
+    rk_channel *channel = output_of(rank->engine, step);
     int32_t tag;
-    return channel < 0 ? NULL : rk_pop(&engine->channels[channel].empty, &tag);
+    if (!channel) return 1;
+    if (channel->remote && !rk_wait_until(rank, has_buffer, step)) return 0;
+    *buffer = rk_pop(&channel->empty, &tag);
+    return 1;
 }
 
 static void give_back(rk_engine *engine, int32_t channel, void *buffer) {
@@ -128,6 +168,12 @@ static void give_back(rk_engine *engine, int32_t channel, void *buffer) {
 }
 
 /* ---- compute ------------------------------------------------------------------------------- */
+
+/* Of the step's microbatches. What this process finds, others must hear of. */
+static double *losses_of(rk_engine *engine, int64_t at) {
+    if (engine->wire && engine->program == RK_TRAIN) return rk_wire_losses(engine->wire);
+    return engine->losses + (at - engine->first_step) * engine->config.num_microbatches;
+}
 
 static void set_place(rk_rank *rank, const rk_step *step, rk_place *place) {
     rk_engine *engine = rank->engine;
@@ -151,8 +197,7 @@ static void set_place(rk_rank *rank, const rk_step *step, rk_place *place) {
     place->step = at;
     place->microbatch = mb;
     place->num_microbatches = engine->config.num_microbatches;
-    place->loss =
-        engine->losses + (at - engine->first_step) * engine->config.num_microbatches + mb;
+    place->loss = losses_of(engine, at) + mb;
     if (step->kind == RK_R) place->loss = NULL; /* F has told it */
 }
 
@@ -176,21 +221,20 @@ static void after_forward(rk_engine *engine, rk_stage *stage, int32_t unit) {
         give_back(engine, stage->spec.channel_in, stage->input[unit]);
 }
 
-static void compute(rk_rank *rank, const rk_step *step) {
+static int compute(rk_rank *rank, const rk_step *step) {
     rk_engine *engine = rank->engine;
     rk_stage *stage = &engine->stages[step->stage];
     int32_t unit = unit_of(engine, step);
     int kind = step->kind;
     rk_place place;
-    if (kind == RK_F) stage->output[unit] = take_buffer(engine, stage->spec.channel_out);
-    if (kind == RK_I || kind == RK_B)
-        stage->dinput[unit] = take_buffer(engine, stage->spec.channel_din);
+    if (kind == RK_F && !take_buffer(rank, step, &stage->output[unit])) return 0;
+    if ((kind == RK_I || kind == RK_B) && !take_buffer(rank, step, &stage->dinput[unit])) return 0;
     set_place(rank, step, &place);
     if (kind == RK_R) run_tape(rank, step, RK_TAPE_F, &place);
     if (kind == RK_F) {
         run_tape(rank, step, RK_TAPE_F, &place);
         after_forward(engine, stage, unit);
-        return;
+        return 1;
     }
     if (kind == RK_I || kind == RK_B) {
         run_tape(rank, step, RK_TAPE_I, &place);
@@ -202,6 +246,7 @@ static void compute(rk_rank *rank, const rk_step *step) {
         give_back(engine, stage->spec.channel_in, stage->input[unit]);
         give_back(engine, stage->spec.channel_dout, stage->doutput[unit]);
     }
+    return 1;
 }
 
 /* ---- one step of a program ----------------------------------------------------------------- */
@@ -238,7 +283,7 @@ int rk_perform(rk_rank *rank, const rk_step *step, int wait) {
     case RK_RECV_B: return receive(rank, step, wait);
     case RK_REDUCE_GRAD: rk_reduce(rank, step); return 1;
     case RK_OPT_STEP: rk_update(rank, step); return 1;
-    default: compute(rank, step); return 1;
+    default: return compute(rank, step);
     }
 }
 
@@ -247,17 +292,48 @@ void rk_begin_step(rk_rank *rank, int64_t at) {
     rk_engine *engine = rank->engine;
     atomic_store(&rank->at_step, at);
     if (engine->program != RK_TRAIN) return;
+    if (at == engine->first_step) rk_forget_shares(rank);
+    rk_begin_sums(rank);
     if (at != engine->first_step && !engine->config.keep_gradients) return;
     rk_clear_gradients(rank);
 }
 
-/* The wait for all ranks' gradients. */
-static int synchronise(rk_rank *rank, const rk_step *step, int64_t *now) {
+/* The rank's share of what the copies of its stages add up together, as far as they have come. */
+static void share(rk_rank *rank, int64_t *now) {
+    const rk_step *step;
+    while ((step = rk_share(rank)) != NULL) {
+        int64_t start = *now;
+        *now = os_now();
+        rk_note(rank, step, RK_LANE_OPTIMIZER, start, *now);
+    }
+}
+
+/* Would the rank stand idle now, if it went on with this step? */
+static int would_wait(rk_rank *rank, const rk_step *step) {
+    switch (step->kind) {
+    case RK_SEND_F:
+    case RK_SEND_B: return !has_room(rank, step);
+    case RK_RECV_F:
+    case RK_RECV_B: return !has_message(rank, step);
+    default: return 0;
+    }
+}
+
+static int wait_for(rk_rank *rank, rk_condition met, const rk_step *step, int64_t *now) {
     int64_t start = *now;
-    if (!rk_wait_until(rank, rk_all_reduced, step)) return 0;
+    if (!rk_wait_until(rank, met, step)) return 0;
     *now = os_now();
     rk_note(rank, step, RK_LANE_WAIT, start, *now);
-    return rk_agree(rank);
+    return 1;
+}
+
+/* The wait for all ranks' gradients. */
+static int synchronise(rk_rank *rank, const rk_step *step, int64_t *now) {
+    while (rank->pending) {
+        if (!wait_for(rank, rk_share_ready, step, now)) return 0;
+        share(rank, now);
+    }
+    return wait_for(rank, rk_all_reduced, step, now) && rk_agree(rank);
 }
 
 static int run_step(rk_rank *rank, const rk_step *steps, int32_t count) {
@@ -272,12 +348,20 @@ static int run_step(rk_rank *rank, const rk_step *steps, int32_t count) {
             if (!synchronise(rank, step, &now)) return 0;
             synchronised = 1;
         }
+        if (rank->pending && would_wait(rank, step)) share(rank, &now);
         int64_t start = now;
         if (!rk_perform(rank, step, 1)) return 0;
         now = os_now();
         rk_note(rank, step, rk_lane_of(step->kind), start, now);
     }
-    return 1;
+    if (!synchronised || !engine->config.zero) return 1;
+    return wait_for(rank, rk_all_refreshed, &steps[count - 1], &now);
+}
+
+/* A process that turned to other things would leave its last messages half sent. */
+static int has_sent_all(rk_rank *rank, const rk_step *step) {
+    (void)step;
+    return rk_wire_has_sent_all(rank->engine->wire);
 }
 
 void rk_run_rank(void *raw) {
@@ -289,5 +373,6 @@ void rk_run_rank(void *raw) {
         rk_begin_step(rank, at);
         if (!run_step(rank, steps, count)) break;
     }
+    if (engine->wire) rk_wait_until(rank, has_sent_all, NULL);
     atomic_fetch_sub(&engine->running, 1);
 }

@@ -11,6 +11,7 @@
  *   tape.c      one call of a tape -> one kernel, with operands resolved per microbatch
  *   team.c      the small team of threads that shares the tapes of one rank
  *   channel.c   stage to stage: bounded rings of buffers, handed over without a copy
+ *   wire.c      the same between processes, over MPI
  *   recorder.c  per-rank event ring, read by others at their own pace
  *   os.c        the operating system
  */
@@ -24,6 +25,7 @@
 #include "kinds.h"
 #include "os.h"
 #include "timeline.h"
+#include "wire.h"
 
 /* ---- tables -------------------------------------------------------------------------------*/
 
@@ -68,23 +70,43 @@ typedef struct rk_stage_spec {
     int32_t channel_in, channel_out;   /* activations in, out; -1 at the ends */
     int32_t channel_din, channel_dout; /* gradient to the stage before, from the stage after */
     int32_t param_first, param_count;
-    int32_t unused;
+    int32_t reduce_first, reduce_count; /* pieces whose gradients it adds up for all holders */
+    int32_t update_first, update_count; /* pieces that it updates */
 } rk_stage_spec;
 
 typedef struct rk_channel_spec {
     int64_t offset; /* of its buffers in the consumer's arena */
+    /* Between processes the producer has buffers in its own arena, too; each then ends with
+     * room for a trailer. */
+    int64_t source_offset;
     int64_t buffer_bytes;
     int32_t producer, consumer; /* ranks; equal: a local hand-over, never waited for */
     int32_t num_buffers;
     int32_t capacity; /* messages that may wait; 0: rendezvous */
+    int32_t source_buffers;
+    int32_t unused;
 } rk_channel_spec;
 
+/* A parameter as a stage holds it. A tied parameter is held by each of its uses, in layer order;
+ * the uses are numbered among the first copy's parameters. */
 typedef struct rk_param_spec {
-    int64_t offset, first_moment, second_moment; /* into param region / arena / arena */
+    int64_t offset; /* into the stage's parameters, and into its gradients */
     int64_t count;
     float weight_decay;
-    int32_t unused;
+    int32_t stage;
+    int32_t first_use; /* itself, if it is not tied to an earlier one */
+    int32_t next_use;  /* -1: it is the last, or the only one */
 } rk_param_spec;
+
+/* Some elements of one of a stage's parameters; `begin` is a multiple of RK_BLOCK. */
+typedef struct rk_piece {
+    int64_t begin, count;
+    int64_t first_moment, second_moment; /* offsets into the arena; updated pieces only */
+    int32_t param, unused;
+} rk_piece;
+
+/* Elements that are added to a sum of squares together: the block of kernels/reduce.c. */
+enum { RK_BLOCK = 4096 };
 
 typedef struct rk_step {
     int64_t bytes; /* what a message carries */
@@ -111,6 +133,10 @@ typedef struct rk_config {
      * equal share of the gradient groups, in order. */
     int32_t copies;
     int32_t num_slices; /* that sequences are cut into */
+    int32_t here;       /* the rank of this process; -1: all ranks are threads of it */
+    int32_t num_pieces;
+    int32_t zero; /* 1: an updated piece is handed to the other holders of its parameter */
+    int32_t unused;
 } rk_config;
 
 /* Where samples come from. kind: bytes of a token (1, 2, 4), or 0 for float rows. */
@@ -161,6 +187,9 @@ typedef struct rk_channel {
     rk_queue full;  /* producer -> consumer: messages */
     rk_queue empty; /* consumer -> producer: buffers to fill again */
     _Alignas(64) _Atomic int64_t waiting; /* messages the consumer has come to receive */
+    char *buffers;      /* the first, in the arena of this process's end */
+    int32_t num_buffers;
+    void *remote; /* wire.c's, if the other end is in another process */
 } rk_channel;
 
 int rk_push(rk_queue *queue, void *pointer, int32_t tag);
@@ -169,7 +198,7 @@ int64_t rk_queued(const rk_queue *queue);
 
 /* ---- engine ------------------------------------------------------------------------------ */
 
-enum rk_error { RK_OK, RK_STALLED, RK_ABORTED, RK_NONFINITE, RK_MISMATCHED, RK_NO_THREAD };
+enum rk_error { RK_OK, RK_STALLED, RK_ABORTED, RK_NONFINITE, RK_MISMATCHED, RK_NO_THREAD, RK_BROKEN };
 enum rk_program { RK_TRAIN, RK_EVALUATE, RK_NUM_PROGRAMS };
 
 typedef struct rk_bell { /* what a sleeping rank listens to */
@@ -218,25 +247,36 @@ typedef struct rk_rank {
     _Atomic int32_t counter; /* program counter, for whoever asks why nothing moves */
     _Atomic int64_t at_step;
     double scale;            /* of this step's gradients, by clipping */
+    int32_t pending;         /* its stages whose share of the gradients is still to be added */
 } rk_rank;
 
 typedef struct rk_stage {
     rk_stage_spec spec;
     void **input, **output, **doutput, **dinput; /* per microbatch and slice */
+    const rk_step *due; /* its REDUCE_GRAD, while pieces are still to be added up */
+    int32_t next_piece; /* the first of those */
+    int32_t node;       /* of its REDUCE_GRAD, under the virtual clock */
 } rk_stage;
 
 struct rk_engine {
     rk_config config;
     const ck_kernels *kernels;
+    int here;            /* as in the config */
+    int32_t stages_here; /* of this process's ranks */
+    rk_wire *wire;       /* NULL: no other processes */
     rk_rank *ranks;
     rk_stage *stages;
     rk_channel *channels;
     rk_param_spec *params;
+    rk_piece *pieces;
     rk_tape *tapes;
     rk_call *calls;
     int32_t num_calls;
-    double *square_sums;       /* per parameter, doubled by step parity */
-    _Atomic int64_t *gathered; /* per stage of the first copy: REDUCE_GRADs of all its copies */
+    int64_t *first_block; /* per parameter of the first copy, and one more: blocks before it */
+    double *square_sums;  /* per such block, doubled by step parity */
+    /* Per stage of the first copy, over this request's steps and all its copies: REDUCE_GRADs,
+     * and OPT_STEPs that have handed their weights out. */
+    _Atomic int64_t *gathered, *refreshed;
     /* The virtual clock's evaluator, per program; absent under the wall clock. */
     tl_graph graph[RK_NUM_PROGRAMS];
     int32_t *node_rank[RK_NUM_PROGRAMS], *node_step[RK_NUM_PROGRAMS];
@@ -269,7 +309,8 @@ const char *rk_op_name(int64_t op);
 /* Tables are copied. NULL: out of memory. arena_bytes: per rank. */
 rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                      const rk_stage_spec *stages, const rk_channel_spec *channels,
-                     const rk_param_spec *params, const rk_tape *tapes, int64_t num_tapes,
+                     const rk_param_spec *params, const rk_piece *pieces,
+                     const rk_tape *tapes, int64_t num_tapes,
                      const rk_call *calls, int64_t num_calls, const int64_t *arena_bytes);
 int rk_set_program(rk_engine *engine, int program, int rank, const rk_step *steps, int64_t count);
 /* Gives the program's dependence graph, which the virtual clock needs. */
@@ -277,6 +318,9 @@ int rk_set_graph(rk_engine *engine, int program, int64_t num_nodes, int64_t num_
                  const int32_t *order, const int32_t *previous, const int32_t *dep_start,
                  const int32_t *dep, const int32_t *node_rank, const int32_t *node_step);
 void rk_destroy(rk_engine *engine);
+/* Joins the other processes' ranks; 0: out of memory. Once, before the first rk_start. */
+int rk_connect(rk_engine *engine, const rk_mpi *mpi);
+void rk_disconnect(rk_engine *engine);
 
 /* Starts the ranks on steps [first, last); returns at once. RK_NO_THREAD if one did not start.
  * The arrays must outlive the request. */
@@ -297,9 +341,13 @@ void rk_run_call(const ck_kernels *kernels, const rk_call *call, const rk_place 
 int rk_team_create(rk_team *team, rk_engine *engine, int size);
 void rk_team_destroy(rk_team *team);
 
-int rk_channel_create(rk_channel *channel, const rk_channel_spec *spec, char *arena);
+/* Of `here`'s end of the channel; -1: of both. */
+int rk_channel_create(rk_channel *channel, const rk_channel_spec *spec, char *arena, int here);
 void rk_channel_destroy(rk_channel *channel);
-void rk_channel_reset(rk_channel *channel, char *arena);
+void rk_channel_reset(rk_channel *channel);
+int rk_is_here(const rk_engine *engine, int rank);
+/* 1 if just one end of the channel is in this process. */
+int rk_is_remote(const rk_engine *engine, const rk_channel_spec *spec);
 
 void rk_ring_bell(rk_engine *engine, int rank);
 void rk_ring_all(rk_engine *engine);
@@ -310,12 +358,23 @@ void rk_fail(rk_engine *engine, int error, const rk_rank *rank);
 typedef int (*rk_condition)(rk_rank *rank, const rk_step *step);
 int rk_wait_until(rk_rank *rank, rk_condition met, const rk_step *step);
 
+/* Forgets what other processes told of an earlier step. */
+void rk_begin_sums(rk_rank *rank);
+/* REDUCE_GRAD: adds up the copy's own gradient groups. What needs the other copies' is the
+ * rank's share, which rk_share adds up, now or as soon as they are there. */
 void rk_reduce(rk_rank *rank, const rk_step *step);
+/* Of one stage whose other holders have come, if there is any: returns its REDUCE_GRAD, NULL if
+ * nothing can be done now. */
+const rk_step *rk_share(rk_rank *rank);
+int rk_share_ready(rk_rank *rank, const rk_step *step);
+void rk_forget_shares(rk_rank *rank);
 int rk_all_reduced(rk_rank *rank, const rk_step *step);
 /* Called once per rank and step, when all gradients are ready. 0: the step must not be applied. */
 int rk_agree(rk_rank *rank);
 void rk_clear_gradients(rk_rank *rank);
 void rk_update(rk_rank *rank, const rk_step *step);
+/* Are all weights that other holders update for this rank's stages there? */
+int rk_all_refreshed(rk_rank *rank, const rk_step *step);
 
 int rk_lane_of(int kind);
 void rk_note(rk_rank *rank, const rk_step *step, int lane, int64_t start, int64_t end);

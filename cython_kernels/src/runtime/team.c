@@ -32,6 +32,11 @@ static void meet(rk_team *team) {
     while (atomic_load(&team->phase) == phase) pause_briefly(team, &turns);
 }
 
+/* The leader keeps messages between processes moving. */
+static void glance(const rk_team *team) {
+    if (team->engine->wire) rk_wire_glance(team->engine->wire);
+}
+
 static void walk(rk_team *team, int part) {
     /* Copies: once the last call is met, the leader may already be setting up the next tape. */
     const rk_call *calls = team->calls;
@@ -39,6 +44,7 @@ static void walk(rk_team *team, int part) {
     int32_t count = team->count;
     for (int32_t i = 0; i < count; i++) {
         rk_run_call(team->engine->kernels, &calls[i], place, part, team->size);
+        if (part == 0) glance(team);
         meet(team);
     }
 }
@@ -63,8 +69,10 @@ static void member_main(void *raw) {
 
 void rk_run_tape(rk_team *team, const rk_call *calls, int32_t count, const rk_place *place) {
     if (team->size == 1) {
-        for (int32_t i = 0; i < count; i++)
+        for (int32_t i = 0; i < count; i++) {
             rk_run_call(team->engine->kernels, &calls[i], place, 0, 1);
+            glance(team);
+        }
         return;
     }
     if (count == 0) return;

@@ -26,6 +26,42 @@ static int64_t own_now(const rk_engine *engine) {
     return engine->config.threads_per_rank == 1 ? os_thread_now() : os_now();
 }
 
+/* What REDUCE_GRADs have left for when all copies have come: each rank does its share, and it
+ * counts as part of them. */
+static int share_all(rk_engine *engine, int64_t *times) {
+    for (int r = 0; r < engine->config.num_ranks; r++) {
+        rk_rank *rank = &engine->ranks[r];
+        while (rank->pending) {
+            int64_t start = own_now(engine);
+            const rk_step *step = rk_share(rank);
+            if (!step) {
+                rk_fail(engine, RK_MISMATCHED, rank);
+                return 0;
+            }
+            times[engine->stages[step->stage].node] += own_now(engine) - start;
+        }
+    }
+    return 1;
+}
+
+/* Where the owners of pieces hand weights out, a rank goes on when all of its stages' have.
+ * `ends`: room for a number per rank. */
+static void level_ends(rk_engine *engine, int64_t *ends) {
+    const rk_config *config = &engine->config;
+    int32_t each = config->num_params / config->copies;
+    if (!config->zero) return;
+    for (int32_t r = 0; r < config->num_ranks; r++) ends[r] = engine->rank_end[r];
+    for (int32_t param = 0; param < config->num_params; param++) {
+        int64_t *end = &engine->rank_end[engine->stages[engine->params[param].stage].spec.rank];
+        int32_t use = engine->params[param % each].first_use;
+        for (; use >= 0; use = engine->params[use].next_use)
+            for (int32_t other = use; other < config->num_params; other += each) {
+                int32_t rank = engine->stages[engine->params[other].stage].spec.rank;
+                if (ends[rank] > *end) *end = ends[rank];
+            }
+    }
+}
+
 /* All ranks' steps, one after another in topological order; each is timed alone. */
 static int run_alone(rk_engine *engine, const tl_graph *graph, int64_t *times, int64_t at) {
     int64_t n = graph->num_nodes;
@@ -43,10 +79,12 @@ static int run_alone(rk_engine *engine, const tl_graph *graph, int64_t *times, i
         if (atomic_load_explicit(&engine->error, memory_order_relaxed)) return 0;
         if (step->kind == RK_OPT_STEP && !agreed) {
             agreed = 1;
+            if (!share_all(engine, times)) return 0;
             for (int other = 0; other < engine->config.num_ranks; other++)
                 if (!rk_agree(&engine->ranks[other])) return 0;
         }
         /* Handing a pointer over counts as nothing, as in the simulator. */
+        if (step->kind == RK_REDUCE_GRAD) engine->stages[step->stage].node = node;
         int timed = rk_lane_of(step->kind) != RK_LANE_WAIT;
         int64_t start = timed ? own_now(engine) : 0;
         if (!rk_perform(rank, step, 0)) return 0;
@@ -63,6 +101,7 @@ void rk_run_virtual(void *raw) {
         if (!run_alone(engine, graph, times, at)) break;
         tl_evaluate(graph, times, NULL, times + n, times + 2 * n, times + 3 * n, times + 4 * n);
         emit(engine, graph, times);
+        level_ends(engine, times);
     }
     atomic_store(&engine->running, 0);
 }
