@@ -302,6 +302,11 @@ def build(
     parameters = uses(job.model, one)
     params = _params(plan, parameters, copies, job.optimizer.weight_decay)
     pieces = _pieces(plan, stages)
+    if site is not None and (copies > 1 or any(len(u) > 1 for u in parameters)):
+        raise ValueError(
+            "over MPI this version cannot add gradients up between processes: replicas, "
+            "schedules with copies of the parameters and tied embeddings run as threads"
+        )
     config = _config(job, plan, len(params), len(pieces), keep_gradients, site)
     sizes = np.array(plan.arena_bytes, np.int64)
     try:
