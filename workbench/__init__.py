@@ -26,28 +26,36 @@ from .schedule import (
     ScheduleError,
     side_by_side,
 )
-from .search import (
-    ScheduleTable,
-    SearchResult,
-    compare_schedules,
-    search_schedules,
-    search_splits,
-)
-from .simulator import CostModel, schedule_figure, simulate
 from .trace import BubbleReport, Trace, compare
 
 if TYPE_CHECKING:
+    from .search import (
+        ScheduleTable,
+        SearchResult,
+        compare_schedules,
+        search_schedules,
+        search_splits,
+    )
+    from .simulator import CostModel, schedule_figure, simulate
     from .ui import Timeline
 
 __version__ = "0.1.0"
 
-#: Names that need widgets; loaded on first use, so that ranks start fast and headless.
-_LAZY = {"Timeline": ".ui"}
+#: What a rank does not need, widgets least of all: loaded on first use, so that ranks
+#: start fast and headless.
+_LAZY = {
+    **dict.fromkeys(("CostModel", "schedule_figure", "simulate"), ".simulator"),
+    **dict.fromkeys(("ScheduleTable", "SearchResult", "compare_schedules"), ".search"),
+    **dict.fromkeys(("search_schedules", "search_splits"), ".search"),
+    "Timeline": ".ui",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name], __name__), name)
+        value = getattr(importlib.import_module(_LAZY[name], __name__), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module 'workbench' has no attribute {name!r}")
 
 

@@ -26,8 +26,6 @@ from .launcher import launch
 from .model import Model
 from .partition import Partition
 from .schedule import SCHEDULES, Schedule, side_by_side
-from .search import compare_schedules
-from .simulator import CostModel, priced_for, simulate
 
 
 def main_job(options: argparse.Namespace) -> Job:
@@ -114,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--hop", type=float, default=0.0, help="latency; F = I = W = 1")
     table.add_argument("--sort", default="makespan", help="a column, such as span")
     commands.add_parser("doctor", help="what this machine offers")
+    commands.add_parser("rank", help="one rank of a run; started by launchers only")
     return parser
 
 
@@ -203,6 +202,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _schedule(options: argparse.Namespace) -> int:
+    from .simulator import CostModel, priced_for, simulate
+
     if options.csv and len(options.names) > 1:
         raise ValueError(f"--csv writes one schedule, but got {len(options.names)}")
     sizes = {"num_ranks": options.ranks, "num_microbatches": options.microbatches}
@@ -221,6 +222,9 @@ def _schedule(options: argparse.Namespace) -> int:
 
 
 def _schedules(options: argparse.Namespace) -> int:
+    from .search import compare_schedules
+    from .simulator import CostModel
+
     table = compare_schedules(
         options.ranks,
         options.microbatches,
@@ -253,6 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _schedule(options)
         if options.command == "schedules":
             return _schedules(options)
+        if options.command == "rank":
+            from .launcher.rank import serve
+
+            return serve()
         return _doctor()
     except (ValueError, RunError, MemoryError, OSError) as error:
         print(f"workbench: {error}", file=sys.stderr)

@@ -36,8 +36,15 @@ DIRECT: dict[str, set[str]] = {
 }
 EVERYTHING = {"ui", "cli"}
 STANDARD_ONLY = {"schedule"}
-LAZY = {"ipywidgets", "anywidget", "plotly", "IPython", "mpi4py", "tqdm", "ortools"} | {
-    "zmq"
+LAZY = {
+    "ipywidgets",
+    "anywidget",
+    "plotly",
+    "IPython",
+    "mpi4py",
+    "tqdm",
+    "ortools",
+    "zmq",
 }
 
 
