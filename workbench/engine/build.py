@@ -205,6 +205,26 @@ def _pieces(plan: MemoryPlan, stages: np.ndarray) -> np.ndarray:
     return np.array(rows, tables.PIECE)
 
 
+def _transfers(plan: MemoryPlan, stages: np.ndarray) -> np.ndarray:
+    """What goes to and from other processes; tags count from source to target."""
+    table = np.zeros(len(plan.transfers), tables.TRANSFER)
+    kinds = {"root": tables.ROOT, "total": tables.TOTAL, "weights": tables.WEIGHTS}
+    tags: dict[tuple[int, int], int] = {}
+    for row, told in zip(table, plan.transfers, strict=True):
+        way = (told.source, told.target)
+        row["tag"] = tags[way] = tags.get(way, -1) + 1
+        row["kind"], row["stage"] = kinds[told.kind], told.holder.stage
+        row["source"], row["target"] = way
+        row["source_offset"], row["target_offset"] = told[-2:]
+        row["bytes"], row["group"] = 4 * told.size, told.group
+        owner = stages[told.owner]
+        which = "update" if told.kind == "weights" else "reduce"
+        row["piece"] = owner[f"{which}_first"] + told.piece
+        holder = told.holder
+        row["param"] = stages[holder.stage]["param_first"] + holder.parameter
+    return table
+
+
 def _steps(
     planned: Sequence[PlannedStep], groups: int, num_microbatches: int, copies: int
 ) -> np.ndarray:
@@ -289,11 +309,12 @@ def build(
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
     plan = job.memory(with_loss, processes=site is not None)
-    largest = max((channel.buffer_bytes for channel in plan.channels), default=0)
+    lengths = [channel.buffer_bytes for channel in plan.channels]
+    largest = max([*lengths, *(4 * told.size for told in plan.transfers)], default=0)
     if site is not None and largest >= 2**31:  # MPI counts bytes in an int
         raise ValueError(
             f"a message of {largest / 2**30:.1f} GiB is too long for MPI; take a smaller "
-            "microbatch_size, or slices of sequences"
+            "microbatch_size, slices of sequences, or more replicas"
         )
     schedule, groups = job.executed, job.gradient_groups
     stages, tapes, calls = _stages(plan, schedule)
@@ -302,11 +323,6 @@ def build(
     parameters = uses(job.model, one)
     params = _params(plan, parameters, copies, job.optimizer.weight_decay)
     pieces = _pieces(plan, stages)
-    if site is not None and (copies > 1 or any(len(u) > 1 for u in parameters)):
-        raise ValueError(
-            "over MPI this version cannot add gradients up between processes: replicas, "
-            "schedules with copies of the parameters and tied embeddings run as threads"
-        )
     config = _config(job, plan, len(params), len(pieces), keep_gradients, site)
     sizes = np.array(plan.arena_bytes, np.int64)
     try:
@@ -316,6 +332,7 @@ def build(
             _channels(plan),
             params,
             pieces,
+            _transfers(plan, stages),
             tapes,
             _calls(calls),
             sizes,

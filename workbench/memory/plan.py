@@ -18,6 +18,7 @@ from ..partition import Partition
 from ..schedule import Action, Kind, Overlap, Program, Schedule
 from . import holders
 from .holders import Piece
+from .transfers import Transfer, transfers
 
 OPTIMIZER_STATES = {"adamw": 2, "sgd": 1}
 
@@ -88,6 +89,8 @@ class MemoryPlan:
     channels: tuple[ChannelPlan, ...]
     steps: tuple[tuple[PlannedStep, ...], ...] = field(repr=False)
     classes: tuple[dict[str, int], ...]
+    #: What ranks in other processes are told at the end of a step.
+    transfers: tuple[Transfer, ...] = field(default=(), repr=False)
 
     @property
     def arena_bytes(self) -> tuple[int, ...]:
@@ -395,11 +398,24 @@ def plan(
         sources = room + 2
         begin = arenas[producer].take("channels", sources * size)
         channels.append(ChannelPlan(*place, sources, begin))
+    exchanged: tuple[Transfer, ...] = ()
+    if processes:
+        exchanged = tuple(
+            transfers(
+                stages,
+                holders.uses(partition.model, one),
+                schedule.num_copies,
+                gradient_groups,
+                zero,
+                lambda rank, size: arenas[rank].take("channels", size),
+            )
+        )
     return MemoryPlan(
         tuple(stages),
         tuple(channels),
         tuple(walk.steps for walk in walks),
         tuple(arena.classes for arena in arenas),
+        exchanged,
     )
 
 
