@@ -73,6 +73,15 @@ def main() -> int:
     except ForeignWorkbench as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 2
+    # These two need not wait for what the command line needs.
+    if sys.argv[1:2] == ["rank"]:
+        from workbench.launcher.rank import main as rank
+
+        return rank()
+    if sys.argv[1:2] == ["monitor"]:
+        from .monitor import main as monitor
+
+        return monitor(sys.argv[2])
     from workbench.cli import main as run
 
     return run()

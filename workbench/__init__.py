@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .data import Data
 from .engine import SGD, AdamW, Constant, Job, Run, RunError, WarmupCosine
-from .launcher import launch
+from .launcher import RemoteRun, SavedRun, attach, launch
 from .memory import MemoryPlan
 from .model import Model
 from .partition import Partition
@@ -80,7 +80,9 @@ __all__ = [
     "Partition",
     "Program",
     "Run",
+    "RemoteRun",
     "RunError",
+    "SavedRun",
     "Schedule",
     "ScheduleError",
     "ScheduleTable",
@@ -88,6 +90,7 @@ __all__ = [
     "Timeline",
     "Trace",
     "WarmupCosine",
+    "attach",
     "compare",
     "compare_schedules",
     "launch",

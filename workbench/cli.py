@@ -112,7 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--hop", type=float, default=0.0, help="latency; F = I = W = 1")
     table.add_argument("--sort", default="makespan", help="a column, such as span")
     commands.add_parser("doctor", help="what this machine offers")
-    commands.add_parser("rank", help="one rank of a run; started by launchers only")
     return parser
 
 
@@ -257,10 +256,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _schedule(options)
         if options.command == "schedules":
             return _schedules(options)
-        if options.command == "rank":
-            from .launcher.rank import serve
-
-            return serve()
         return _doctor()
     except (ValueError, RunError, MemoryError, OSError) as error:
         print(f"workbench: {error}", file=sys.stderr)

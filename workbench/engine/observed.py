@@ -70,6 +70,7 @@ class Observed:
         self._marks: deque[tuple[float, int]] = deque(maxlen=20)
         self._changed = threading.Condition()
         self._bubble: tuple[int, float | None] = (0, None)  # as of which step, and what
+        self._about: dict[str, Any] = {}  # further metadata of the trace
 
     # ---- what arrives ----------------------------------------------------------------
 
@@ -86,6 +87,13 @@ class Observed:
         if fresh or done > self._done:
             self._marks.append((time.monotonic(), done))
         self._done = done
+
+    def _take_losses(self, first: int, losses: np.ndarray, norms: np.ndarray) -> None:
+        """Steps ``first`` on are done. losses: (n, microbatches), norms: (n,)."""
+        last = first + len(losses)
+        self._losses[first:last], self._norms[first:last] = losses, norms
+        if last > self._done:
+            self._mark(last, fresh=not self._marks)
 
     # ---- what it has done ------------------------------------------------------------
 
@@ -136,6 +144,7 @@ class Observed:
                 "threads_per_rank": self.job.chosen_threads,
                 "run": self.id,
                 "events_dropped": self.events_dropped,
+                **self._about,
             },
         )
 
@@ -144,11 +153,22 @@ class Observed:
         """The bubbles of the run's last steps (at most 20; the first one warms up)."""
         return self.recent_trace().bubbles()
 
+    def recent_events(self, steps: int) -> np.ndarray:
+        """(n,) events of dtype ``tables.EVENT`` of the last whole steps, sorted by rank
+        and start."""
+        first, last = self._recent(steps)
+        events = self._events.from_step(first)
+        return events[events["step"] < last]
+
     def recent_trace(self, steps: int = 20) -> Trace:
         """The trace of the last whole steps."""
-        last = self._done
-        first = max(min(1, last - 1), last - steps, 0)
+        first, last = self._recent(steps)
         return self._trace(self._events.from_step(first)).step_range(first, last)
+
+    def _recent(self, steps: int) -> tuple[int, int]:
+        """The last whole steps, [first, last); the run's first one warms up."""
+        last = self._done
+        return max(min(1, last - 1), last - steps, 0), last
 
     # ---- watching --------------------------------------------------------------------
 

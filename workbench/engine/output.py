@@ -66,5 +66,9 @@ def write(run: Observed, weights: Weights, folder: RunFolder, state: str) -> Non
     folder.save_weights("weights.safetensors", weights, metadata)
     trace = run.recent_trace(TRACE_STEPS)
     if len(trace):
+        events = run.recent_events(TRACE_STEPS)
+        folder.write_with(
+            "events.npy", lambda path: np.save(path, events, allow_pickle=False)
+        )
         folder.write_with("trace.json", trace.to_perfetto)
         folder.write_with("timeline.html", trace.to_html)

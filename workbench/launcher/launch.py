@@ -2,29 +2,103 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any, Literal, overload
+
+from pipeline_workbench.monitor import HUB_KEYS
 
 from ..checkpoint import RunFolder
 from ..engine import Job, Run
+from .remote import RemoteRun
 
 
+@overload
+def launch(  # type: ignore[overload-overlap]
+    job: Job,
+    *,
+    on: Literal["threads"] = "threads",
+    folder: str | Path | None = None,
+    start: bool = True,
+) -> Run: ...
+@overload
+def launch(
+    job: Job, *, on: str, folder: str | Path | None = None, **options: Any
+) -> RemoteRun: ...
 def launch(
     job: Job,
     *,
     on: str = "threads",
     folder: str | Path | None = None,
     start: bool = True,
-) -> Run:
+    **options: Any,
+) -> Run | RemoteRun:
     """Runs a job and returns at once with its handle.
 
-    ``on="threads"``: the ranks are native threads of this process. ``folder`` is the
-    run's own folder (default: a new one under ``runs/``). Raises ValueError for a place
-    that there is not, and MemoryError when the job does not fit.
+    ``on="threads"``: the ranks are native threads of this process. ``on="mpi"``: they
+    are processes of this machine, started by mpiexec and watched over by a process of
+    their own, so that they go on when this one ends; ``options`` are the place's, such
+    as ``host``, the address that the ranks report to. ``folder`` is the run's own
+    folder (default: a new one under ``runs/``).
+
+    Raises ValueError for a place that there is not, and MemoryError when the job does
+    not fit.
     """
-    if on != "threads":
-        raise ValueError(
-            f"on={on!r}: this version runs ranks as native threads of this process "
-            '(on="threads"); other places are not there yet'
+    if on == "threads":
+        if options:
+            raise ValueError(f"threads have no options {', '.join(options)}")
+        run = Run(job, RunFolder.create(folder, name=job.name))
+        return run.start() if start else run
+    return _launch_processes(job, on, folder, options)
+
+
+def _free_ports(host: str) -> tuple[int, int]:
+    """Two ports that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    holders = [socket.socket(family) for _ in range(2)]
+    try:
+        for holder in holders:
+            holder.bind((host, 0))
+        one, other = (holder.getsockname()[1] for holder in holders)
+        return one, other
+    finally:
+        for holder in holders:
+            holder.close()
+
+
+def _launch_processes(
+    job: Job, on: str, folder: str | Path | None, options: dict[str, Any]
+) -> RemoteRun:
+    # Only now: a run on threads needs neither MPI nor sockets.
+    from ..engine.worker import for_processes
+    from . import places
+    from .keys import Keys
+    from .rank import KEYS, STREAM
+
+    job = for_processes(job)
+    host = str(options.pop("host", "127.0.0.1"))
+    ports = options.pop("ports", None) or _free_ports(host)
+    keys = Keys.new()
+    address = f"{host}:{ports[0]}:{ports[1]}"
+    env = {STREAM: address, KEYS: keys.for_clients().to_text()}
+    size = job.executed.num_ranks
+    where = RunFolder.create(folder, name=job.name)
+    command = places.command(on, size, where.path, env, **options)
+    where.write_text("job.toml", job.to_toml())
+    told = {name: v for name, v in command.env.items() if name not in env}
+    plan = {"on": on, "argv": command.argv, "env": told, "host": host, "ports": ports}
+    where.write_text("launch.json", json.dumps(plan, indent=2) + "\n")
+    with (where.path / "monitor.log").open("ab") as log:
+        monitor = subprocess.Popen(
+            [sys.executable, "-m", "pipeline_workbench", "monitor", str(where.path)],
+            env={**os.environ, **env, HUB_KEYS: keys.to_text()},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-    run = Run(job, RunFolder.create(folder, name=job.name))
-    return run.start() if start else run
+    return RemoteRun(job, where, address, keys.for_clients(), monitor)

@@ -59,6 +59,15 @@ def serve() -> int:
     return _work(world, reporter, lambda: Job.from_toml(command["toml"]))
 
 
+def main() -> int:
+    """``serve`` as a command: mistakes are told without a traceback."""
+    try:
+        return serve()
+    except (ValueError, MemoryError, RunError, OSError) as error:
+        print(f"workbench: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
 def _work(world: World, reporter: Reporter, make: Callable[[], Job]) -> int:
     """Trains and tells. A failure ends all processes of the world, but not before the
     collector has heard this one out."""

@@ -1,0 +1,335 @@
+"""The collector: takes what ranks tell, watches over them, answers viewers, and writes
+the run's folder.
+
+It lives in the monitor's process for a launched run, and in rank 0's for one that
+mpiexec or srun started. Whoever owns it calls ``turn`` all the time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import RunFolder
+from ..engine import Job, RunError, output
+from ..engine.errors import waits_for
+from ..engine.observed import OVER, Observed
+from ..memory import flat
+from ..schedule import Action, Kind
+from .stream import Hub, Keys, Message, write_live
+
+#: Silence after which a rank counts as lost. It beats four times a second, from a thread
+#: that a busy rank does not hold up.
+LOST_SECONDS = 3.0
+#: Between a failure and its end: for the other ranks' last words.
+LAST_WORDS_SECONDS = 1.5
+#: How long the end is told to viewers that have not heard all of it.
+LINGER_SECONDS = 5.0
+#: Events in one answer, at most.
+ANSWER_EVENTS = 20_000
+#: A hub that was itself held up must not take its ranks for silent.
+_OWN_DELAY = 0.5
+
+
+class Collected(Observed):
+    """A run whose ranks are elsewhere, as far as they have told."""
+
+    def __init__(self, job: Job, folder: RunFolder) -> None:
+        super().__init__(job, folder)
+        self.tensors: dict[int, tuple[str, np.ndarray]] = {}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """By name, in layer order; those that have been told."""
+        return dict(self.tensors[index] for index in sorted(self.tensors))
+
+
+@dataclass
+class Member:
+    """What is known of a rank's process."""
+
+    rank: int
+    host: str = "?"
+    pid: int | None = None
+    step: int = 0
+    counter: int = 0
+    state: str = "starting"
+    is_over: bool = False  # it said goodbye, or its last words
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class Collector:
+    """Takes what the ranks of one run tell, from its first hello to the run's folder.
+
+    host, ports: where it listens; loopback unless asked. Raises ValueError where that
+    cannot be.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        *,
+        host: str = "127.0.0.1",
+        ports: tuple[int, int] = (0, 0),
+        keys: Keys | None = None,
+    ) -> None:
+        self.job = job
+        self.size = job.executed.num_ranks
+        self.run = Collected(job, folder)
+        self.hub = Hub(self.size, host, keys, ports)
+        self.members = [Member(rank) for rank in range(self.size)]
+        self._folder = folder
+        self._origin = time.monotonic_ns()
+        programs = job.executed.programs(optimizer=True)
+        self._programs = [tuple(flat(program.steps)) for program in programs]
+        self._turned = time.monotonic()
+        self._ending: float | None = None  # when the last words have been waited for
+        self._viewers: dict[bytes, bool] = {}  # has it heard the end?
+        self.on_failure: Callable[[], None] | None = None
+        folder.write_text("job.toml", job.to_toml())
+        write_live(
+            folder.path,
+            self.hub.address,
+            self.hub.keys,
+            pid=os.getpid(),
+            host=platform.node(),
+        )
+
+    @property
+    def is_over(self) -> bool:
+        return self.run.state in OVER
+
+    def give_job(self) -> None:
+        """Tells every rank what to train."""
+        self.hub.tell({"do": "job", "toml": self.job.to_toml()})
+
+    # ---- all the time ----------------------------------------------------------------
+
+    def turn(self, seconds: float = 0.05) -> None:
+        """Takes what has come, and looks after the ranks."""
+        for message in self.hub.poll(seconds):
+            if message.rank is None:
+                self._answer(message)
+            else:
+                self._take(message.rank, message)
+        self.run._events.lost = sum(self.hub.lost.values())
+        self._watch()
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        delayed, self._turned = now - self._turned > _OWN_DELAY, now
+        if self.is_over or delayed:
+            return
+        if self._ending is not None:
+            heard_all = all(m.is_over or m.pid is None for m in self.members)
+            if heard_all or now > self._ending:
+                self.hub.tell({"do": "bye"})
+                self.end("failed")
+            return
+        for member in self.members:
+            silent = self.hub.heard(member.rank)
+            if member.pid is None or member.is_over or silent < LOST_SECONDS:
+                continue
+            self.fail(
+                f"{self.place_of(member)} has not been heard of for {silent:.1f} s"
+                f"{self.standing_at(member)}: it is stopped, its host is gone, or the "
+                "network between",
+                member,
+            )
+            return
+        if all(member.is_over for member in self.members):
+            self.end(self.members[0].state)
+
+    # ---- what ranks tell -------------------------------------------------------------
+
+    def _take(self, rank: int, message: Message) -> None:
+        member, body, arrays = self.members[rank], message.body, message.arrays
+        if message.kind == "events":
+            events = arrays["events"]
+            events["start"] -= self._origin
+            events["end"] -= self._origin
+            self.run._events.append(events)
+        elif message.kind == "beat":
+            member.step = int(body.get("step", member.step))
+            member.counter = int(body.get("counter", member.counter))
+        elif message.kind == "hello":
+            member.host, member.pid = str(body.get("host")), int(body["pid"])
+            member.about = body
+        elif message.kind == "state":
+            self._take_state(member, str(body.get("state")))
+        elif message.kind == "steps":
+            self.run._take_losses(int(body["first"]), arrays["losses"], arrays["norms"])
+        elif message.kind == "evaluation":
+            self.run.evaluations[int(body["step"])] = float(body["loss"])
+        elif message.kind == "tensor" and body.get("what") == "weights":
+            entry = (str(body["name"]), arrays["values"])
+            self.run.tensors[int(body["index"])] = entry
+        elif message.kind == "failed":
+            member.is_over = True
+            self.fail(str(body.get("text")), member)
+        elif message.kind == "bye":
+            member.is_over = True
+
+    def _take_state(self, member: Member, state: str) -> None:
+        member.state = state
+        if state == "running" and self.run.state in ("starting", "paused"):
+            self.run._marks.clear()
+            self.run._set_state("running")
+        if state == "paused" and all(m.state == "paused" for m in self.members):
+            self.run._set_state("paused")
+
+    # ---- failures --------------------------------------------------------------------
+
+    def place_of(self, member: Member) -> str:
+        """ "rank 2 (stage 2, host h)"."""
+        homes = self.job.executed.stage_to_rank
+        stages = [str(s) for s, rank in enumerate(homes) if rank == member.rank]
+        plural = "s" if len(stages) > 1 else ""
+        return (
+            f"rank {member.rank} (stage{plural} {', '.join(stages)}, "
+            f"host {member.host})"
+        )
+
+    def action_of(self, member: Member) -> Action | None:
+        program = self._programs[member.rank]
+        return program[member.counter] if member.counter < len(program) else None
+
+    def standing_at(self, member: Member) -> str:
+        """ " in step 37, microbatch 5 (2F5)", as of its last beat."""
+        action = self.action_of(member)
+        if self.run.state != "running" or action is None:
+            return ""
+        some = "" if action.microbatch < 0 else f", microbatch {action.microbatch}"
+        return f" in step {member.step}{some} ({action})"
+
+    def _others(self) -> list[str]:
+        """Where everybody stands, and for whom it waits."""
+        lines = []
+        for member in self.members:
+            action = self.action_of(member)
+            if action is None or member.pid is None:
+                continue
+            told = waits_for(action, self.job.executed.stage_to_rank)
+            if action.kind in (Kind.SEND_F, Kind.SEND_B, Kind.RECV_F, Kind.RECV_B):
+                told = f"waits for {told}"
+            lines.append(
+                f"  rank {member.rank} was in step {member.step} at {action}: {told}"
+            )
+        return lines
+
+    def fail(self, text: str, member: Member | None = None) -> None:
+        """Notes the first failure, has all ranks end, and waits for their last words."""
+        if self._ending is not None or self.is_over:
+            return
+        lines = [text]
+        if self.run.state == "running" and member is not None:
+            lines += self._others()
+        rank = None if member is None else member.rank
+        step = None if member is None else member.step
+        action = None if member is None else self.action_of(member)
+        self.run.error = RunError("\n".join(lines), rank, step, action)
+        self.hub.tell({"do": "abort"})
+        self._ending = time.monotonic() + LAST_WORDS_SECONDS
+
+    def killed(
+        self, rank: int, signal: int | None, status: int | None, why: str = ""
+    ) -> None:
+        """The launcher says that this rank's process has ended so."""
+        member = self.members[rank]
+        how = f"was killed by signal {signal}" if signal else f"ended with {status}"
+        member.is_over = True
+        self.fail(
+            f"{self.place_of(member)} {how}{self.standing_at(member)}{why}", member
+        )
+
+    def end(self, state: str) -> None:
+        """Writes the folder. Whatever goes wrong there fails the run."""
+        if state not in OVER:
+            state = "failed"
+        for rank in range(self.size):
+            clock = self.hub.clock(rank)
+            self.run._about[f"clock of rank {rank}"] = (
+                f"offset {clock.offset_ns} ns, drift {1e6 * clock.drift:.3f} ppm, "
+                f"within {clock.residual_ns} ns"
+            )
+        try:
+            output.write(self.run, self.run.weights(), self._folder, state)
+        except Exception as error:
+            self.run.error = self.run.error or error
+            state = "failed"
+        self.run._set_state(state)
+        (self._folder.path / "live.json").unlink(missing_ok=True)
+
+    def linger(self, seconds: float = LINGER_SECONDS) -> None:
+        """Tells the end to viewers that have not heard all of it, but not for long."""
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit and not all(self._viewers.values()):
+            self.turn()
+
+    # ---- viewers ---------------------------------------------------------------------
+
+    def _answer(self, message: Message) -> None:
+        what = message.body.get("what")
+        arrays: Mapping[str, np.ndarray] = {}
+        if what == "since":
+            body, arrays = self._since(message)
+        elif what == "job":
+            body = {"toml": self.job.to_toml(), "folder": str(self._folder.path)}
+        elif what == "do":
+            body = self._do(str(message.body.get("command")))
+        elif what == "weights":
+            body, arrays = {}, self.run.weights()
+        else:
+            body = {"error": f"nothing is known of {what!r}"}
+        self.hub.answer(message, body, arrays)
+
+    def _do(self, command: str) -> dict[str, Any]:
+        if command not in ("pause", "resume", "stop", "abort", "checkpoint"):
+            return {"error": f"no command {command!r}"}
+        self.hub.tell({"do": command})
+        if command == "abort":
+            self.fail("the run was aborted")
+        return {}
+
+    def _since(
+        self, message: Message
+    ) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
+        run = self.run
+        cursor = int(message.body.get("cursor", 0))
+        known = min(max(0, int(message.body.get("losses", 0))), run.steps_done)
+        last, events = run._events.since(cursor)
+        first = last - len(events)
+        events = events[:ANSWER_EVENTS]
+        done = run.steps_done
+        after = first + len(events)
+        over = self.is_over
+        self._viewers[message.reply_to[:8]] = over and after == last
+        body = {
+            "state": run.state,
+            "step": done,
+            "steps": self.job.steps,
+            "evaluations": {str(k): v for k, v in run.evaluations.items()},
+            "first": first,
+            "cursor": after,
+            "is_last": after == last,
+            "lost": run._events.lost,
+            "losses_from": known,
+            "error": None if run.error is None else str(run.error),
+            "about": run._about,
+            "ranks": [
+                {"rank": m.rank, "host": m.host, "pid": m.pid, "step": m.step}
+                for m in self.members
+            ],
+        }
+        arrays = {
+            "events": events,
+            "losses": run._losses[known:done],
+            "norms": run._norms[known:done],
+        }
+        return body, arrays
