@@ -23,6 +23,7 @@ from .job import Job
 from .optimizers import SGD, AdamW
 
 RING_EVENTS = 1 << 15
+_MOMENTS = ("first_moment", "second_moment")
 _REGION = {name: code for code, name in enumerate(tables.REGIONS)}
 
 
@@ -31,6 +32,17 @@ class Site(NamedTuple):
 
     rank: int
     ranks_on_host: int
+
+
+class State(NamedTuple):
+    """Part of a parameter's optimizer state, as a view: elements ``begin`` and on, flat.
+    ``part`` is "first_moment" (SGD's momentum too) or "second_moment"."""
+
+    layer: int
+    name: str
+    part: str
+    begin: int
+    values: np.ndarray
 
 
 @dataclass
@@ -78,6 +90,33 @@ class Built:
                     if self._is_here(stage + copy * length):
                         view = self._view("param", stage + copy * length, number)
                         yield slot.layer, slot.name, view
+
+    def states(self, of_all_holders: bool = False) -> Iterator[State]:
+        """The optimizer's state in this process: over all processes every element once
+        or, ``of_all_holders``, as often as it is kept (with ZeRO-1 that is once)."""
+        length = len(self.plan.stages) // self.copies
+        for holders in self.parameters:
+            slot = self._slot(*holders[0])
+            everyone = [
+                Holder(stage + copy * length, number)
+                for copy in range(self.copies)
+                for stage, number in holders
+            ]
+            known: set[int] = set()
+            for stage, number in everyone:
+                planned = self.plan.stages[stage]
+                for piece in planned.updates:
+                    if piece.parameter != number or piece.begin in known:
+                        continue
+                    if not of_all_holders:
+                        known.add(piece.begin)
+                    if not self._is_here(stage):
+                        continue
+                    parts = zip(_MOMENTS, piece.states, strict=False)
+                    for part, at in parts:
+                        view = self.arenas[planned.rank][at : at + 4 * piece.size]
+                        values = view.view(np.float32)
+                        yield State(slot.layer, slot.name, part, piece.begin, values)
 
     def _views(self, region: str) -> Iterator[tuple[int, str, np.ndarray]]:
         for (stage, number), *_ in self.parameters:
