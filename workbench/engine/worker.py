@@ -25,7 +25,8 @@ from cython_kernels import _kernels, tables
 from ..checkpoint import load_weights
 from ..model.init import initial_values
 from . import cores, requests
-from .build import Built, Site, build
+from .build import Site, build
+from .built import Built
 from .errors import RunError, explain
 from .events import EventReader
 from .job import Job
