@@ -4,6 +4,7 @@ something goes wrong."""
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 import workbench as wb
 from workbench.trace.encode import EVENT_BYTES, LAYOUT, encode
 from workbench.ui import Timeline
-from workbench.ui.timeline import REPLAY_EVENTS, TICK_EVENTS, TRACE_EVENTS
+from workbench.ui.ticks import BURST_BYTES, MANY_EVENTS, REPLAY_EVENTS
+from workbench.ui.timeline import TRACE_EVENTS
 
 from .live_source import LiveSource
 
@@ -57,6 +59,15 @@ def keys(columns: dict[str, np.ndarray]) -> list[tuple[float, int, int]]:
     start = np.rint(np.asarray(columns["start"], np.float64)).astype(int)
     rows = (start, columns["rank"], columns["lane"])
     return sorted(zip(*(r.tolist() for r in rows), strict=True))
+
+
+def push_all(widget: Timeline, clock: Clock) -> int:
+    """Pushes at 10 Hz until nothing is left; how often that was."""
+    for ticks in range(10_000):
+        if not widget.push():
+            return ticks
+        clock.now += 0.1
+    raise AssertionError("it never ends")
 
 
 def in_source(source: LiveSource, first: int, last: int) -> list[Any]:
@@ -131,28 +142,30 @@ def test_nothing_is_sent_while_nothing_changes(sent: Sent) -> None:
 
 
 def test_a_burst_is_spread_over_ticks_and_nothing_is_lost(sent: Sent) -> None:
-    source = Counted(REPLAY_EVENTS)
-    widget = Timeline(source)
-    while widget.push():
-        pass
-    assert len(sent) == -(-REPLAY_EVENTS // TICK_EVENTS)
+    source, clock = Counted(REPLAY_EVENTS), Clock()
+    widget = Timeline(source, clock)
+    assert push_all(widget, clock) == len(sent)
     found: list[Any] = []
     for i, (message, buffers) in enumerate(sent):
         assert message["first"] == len(found)
         assert message["skipped"] == 0
-        assert len(buffers[0]) <= TICK_EVENTS * EVENT_BYTES
+        assert len(buffers[0]) <= BURST_BYTES
         found += told(sent, i)
     assert sorted(found) == in_source(source, 0, REPLAY_EVENTS)
 
 
-def test_who_is_far_behind_skips_to_the_newest_and_says_so(sent: Sent) -> None:
-    source = Counted(REPLAY_EVENTS + 5000)
-    widget = Timeline(source)
-    assert widget.push() == TICK_EVENTS
-    message, _ = sent[-1]
-    assert message["skipped"] == message["first"] == REPLAY_EVENTS
-    assert "20,000 events not shown live" in message["text"]
-    assert told(sent) == in_source(source, REPLAY_EVENTS, REPLAY_EVENTS + 5000)
+def test_who_is_far_behind_skips_to_the_newest_steps_and_says_so(sent: Sent) -> None:
+    per_step = 2 * 2 * 16  # two lanes, two ranks, eight microbatches there and back
+    source, clock = Counted(REPLAY_EVENTS + 5000), Clock()
+    widget = Timeline(source, clock)
+    push_all(widget, clock)
+    message, _ = sent[0]
+    begin = source.made // per_step * per_step  # of the newest step
+    begin -= (MANY_EVENTS - (source.made - begin)) // per_step * per_step
+    assert message["skipped"] == message["first"] == begin
+    assert f"{begin:,} events not shown live" in message["text"]
+    found = chain.from_iterable(told(sent, i) for i in range(len(sent)))
+    assert sorted(found) == in_source(source, begin, source.made)
 
 
 def test_what_the_source_forgot_is_counted_as_skipped(sent: Sent) -> None:
@@ -184,10 +197,9 @@ def test_a_late_view_is_told_the_recent_past(sent: Sent) -> None:
 
 
 def test_a_replay_is_bounded(sent: Sent) -> None:
-    source = Counted(3 * REPLAY_EVENTS)
-    widget = Timeline(source)
-    while widget.push():
-        pass
+    source, clock = Counted(3 * REPLAY_EVENTS), Clock()
+    widget = Timeline(source, clock)
+    push_all(widget, clock)
     widget.replay()
     message, buffers = sent[-1]
     assert message["first"] + message["n"] == 3 * REPLAY_EVENTS

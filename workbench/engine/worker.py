@@ -378,6 +378,7 @@ def work(job: Job, world: World, reporter: Reporter) -> str:
         body = {"rank": world.rank, "text": str(error), "error": type(error).__name__}
         if isinstance(error, RunError) and error.step is not None:
             body |= {"step": error.step, "action": str(error.action)}
+            body["is_consequence"] = error.is_consequence
         reporter.tell("failed", body, {})
         raise
     finally:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,9 @@ TYPICAL_DRIFT = 100e-6
 MOST_DRIFT = 500e-6
 #: How old the newest exchange may be when events are aligned by it.
 _AHEAD = 1e9
+#: A better estimate is taken on over a second, or as slowly as this, ns per ns, so that
+#: a rank's events neither jump nor change their order.
+_SLEW_NS, _SLEW = 1_000_000_000, 1e-3
 
 
 def here() -> str:
@@ -102,6 +105,65 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """How times from ``since`` on are aligned: by ``clock``, and by what is left of
+    ``gap`` between it and the estimate before."""
+
+    since: int
+    clock: Clock
+    gap: int
+
+    def left(self, times: np.ndarray) -> np.ndarray:
+        slew = max(_SLEW_NS, abs(self.gap) / _SLEW)
+        share = 1 - (times - np.int64(self.since)) / slew
+        return np.rint(self.gap * np.clip(share, 0, 1)).astype(np.int64)
+
+    def align(self, times: np.ndarray) -> np.ndarray:
+        return self.clock.align(times) + self.left(times)
+
+
+class Alignment:
+    """One rank's times on the hub's clock, while the estimate of its clock changes:
+    continuous and in order."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._parts = [_Part(0, clock, 0)]
+        self._latest: int | None = None  # of the rank's times, so far
+
+    def set(self, clock: Clock) -> None:
+        """A better estimate, for times later than those aligned so far."""
+        if self._latest is None:
+            self._parts = [_Part(0, clock, 0)]
+            return
+        at = np.array(self._latest)
+        gap = int(self._parts[-1].align(at)) - int(clock.align(at))
+        # Of a step's events the longest may have begun an estimate or two ago.
+        self._parts = [*self._parts[-7:], _Part(self._latest, clock, gap)]
+
+    @property
+    def clock(self) -> Clock:
+        """The newest estimate; its residual has what it differs by from what is done
+        with the newest times."""
+        part = self._parts[-1]
+        gap = 0 if self._latest is None else int(part.left(np.array(self._latest)))
+        return replace(part.clock, residual_ns=part.clock.residual_ns + abs(gap))
+
+    def align(self, times: np.ndarray) -> np.ndarray:
+        """(n,) int64 ns by the rank's clock -> by the hub's."""
+        if not len(times):
+            return times
+        begins = np.array([part.since for part in self._parts[1:]], np.int64)
+        which = np.searchsorted(begins, times, "right")
+        aligned = np.empty_like(times)
+        for i in np.unique(which):
+            mine = which == i
+            aligned[mine] = self._parts[i].align(times[mine])
+        latest = int(times.max())
+        self._latest = latest if self._latest is None else max(self._latest, latest)
+        return aligned
+
+
+@dataclass(frozen=True)
 class Exchange:
     """A ping and its answer, in ns: t1 and t4 by the rank's clock."""
 
@@ -153,13 +215,8 @@ class Estimate:
         half = np.array([e.round_trip / 2 for e in chosen])
         offset, drift = _line(x, theta, half)
         spread = np.abs(theta - offset - drift * x)
-        bound = half + spread
         newest = self._kept[-1].t4 - base.t1
-        # A straight error is largest at an end. Past the last exchange it grows.
-        width = x[-1] - x[0]
-        growth = (bound[0] + bound[-1]) / width if width else TYPICAL_DRIFT
-        beyond = newest - x[-1] + _AHEAD
-        residual = bound.max() + min(growth, TYPICAL_DRIFT) * beyond
+        residual = _worst(x, half + spread, newest + _AHEAD)
         whole, odd = divmod(base.doubled, 2)
         return Clock(
             offset_ns=whole + round(offset + odd / 2),
@@ -170,8 +227,8 @@ class Estimate:
         )
 
     def _chosen(self) -> list[Exchange]:
-        """The quickest exchange of each part of the time, but none that took much
-        longer than the quickest of all."""
+        """The quickest exchange of each part of the time, but none that took so much
+        longer than the quickest of all that a drift since then would be less."""
         first, last = self._kept[0].t1, self._kept[-1].t1
         width = max(1, last - first + 1)
         best: dict[int, Exchange] = {}
@@ -179,8 +236,23 @@ class Estimate:
             part = _BINS * (exchange.t1 - first) // width
             if part not in best or exchange.round_trip < best[part].round_trip:
                 best[part] = exchange
-        least = min(e.round_trip for e in best.values())
-        return [e for _, e in sorted(best.items()) if e.round_trip <= 2 * least + 1000]
+        base = min(best.values(), key=lambda e: e.round_trip)
+        chosen = []
+        for _, one in sorted(best.items()):
+            drifted = TYPICAL_DRIFT * abs(one.t1 - base.t1)
+            if one.round_trip <= 2 * (base.round_trip + drifted):
+                chosen.append(one)
+        return chosen
+
+
+def _worst(x: np.ndarray, bound: np.ndarray, end: float) -> float:
+    """The most that a straight error can be between the first of ``x`` and ``end``,
+    when at each of ``x`` it is at most ``bound`` and its slope is a usual drift's: a
+    straight line is largest at an end, and every two bounds bound its slope."""
+    apart = np.abs(x[:, None] - x[None, :])
+    slopes = (bound[:, None] + bound[None, :]) / np.where(apart > 0, apart, np.nan)
+    steepest = np.nanmin(np.fmin(slopes, TYPICAL_DRIFT), axis=1)
+    return max(np.min(bound + steepest * np.abs(t - x)) for t in (x[0], end))
 
 
 def _line(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> tuple[float, float]:

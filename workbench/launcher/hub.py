@@ -13,7 +13,7 @@ import numpy as np
 
 from ..schedule import KINDS
 from . import wire
-from .clocks import Clock, Estimate, Exchange, here
+from .clocks import Alignment, Clock, Estimate, Exchange, here
 from .keys import Keys
 from .link import Link
 from .wire import BARE, BEAT, EVENTS, PING, PONG, Frame, Malformed, Message
@@ -48,7 +48,7 @@ class _Rank:
     session: int | None = None  # of its events
     expected: int = 0  # events before this number have come, or are lost
     held: list[np.ndarray] = field(default_factory=list)
-    clock: Clock | None = None
+    alignment: Alignment | None = None
     estimate: Estimate = field(default_factory=Estimate)
     same: bool = False  # it reads the very clock that the hub reads
     contradicted: bool = False
@@ -174,7 +174,8 @@ class Hub:
 
     def clock(self, rank: int) -> Clock:
         """This rank's clock as far as it is known; 0 samples when it is not."""
-        return self._ranks[rank].clock or Clock()
+        alignment = self._ranks[rank].alignment
+        return Clock() if alignment is None else alignment.clock
 
     def close(self, seconds: float = 0.5) -> None:
         """Ends the sockets; what was told may take so long to leave."""
@@ -320,9 +321,13 @@ class Hub:
             and not state.contradicted
         )
         if state.same:
-            state.clock = Clock(samples=state.estimate.samples)
+            state.alignment = Alignment(Clock(samples=state.estimate.samples))
         elif state.estimate.samples:
-            state.clock = state.estimate.clock()
+            clock = state.estimate.clock()
+            if state.alignment is None:
+                state.alignment = Alignment(clock)
+            else:
+                state.alignment.set(clock)
         pong = {
             "n": about["n"],
             "t1": about["t1"],
@@ -337,16 +342,10 @@ class Hub:
     def _release(self, rank: int, found: list[Message]) -> None:
         """Gives out what waited for the clock."""
         state = self._ranks[rank]
-        if state.clock is not None:
+        if state.alignment is not None:
             for rows in state.held:
-                found.append(self._aligned(rank, state.clock, rows))
+                found.append(_aligned(rank, state.alignment, rows))
             state.held = []
-
-    @staticmethod
-    def _aligned(rank: int, clock: Clock, rows: np.ndarray) -> Message:
-        for name in ("start", "end"):
-            rows[name] = clock.align(rows[name])
-        return Message(rank, "events", {}, {"events": rows})
 
     def _take_events(self, frame: Frame, found: list[Message]) -> None:
         rows = wire.event_rows(frame.payload)
@@ -363,8 +362,8 @@ class Hub:
         state.expected = frame.seq + len(rows)
         if not len(rows):
             return
-        if state.clock is not None:
-            found.append(self._aligned(frame.rank, state.clock, rows))
+        if state.alignment is not None:
+            found.append(_aligned(frame.rank, state.alignment, rows))
         elif sum(map(len, state.held)) + len(rows) <= MOST_HELD:
             state.held.append(rows)
         else:
@@ -379,6 +378,14 @@ class Hub:
         for name in ("start", "end"):
             if (np.abs(rows[name] >> 1) >= 1 << 60).any():
                 raise Malformed("events out of all time")
+
+
+def _aligned(rank: int, alignment: Alignment, rows: np.ndarray) -> Message:
+    # Together: what ends later than the next begins must not come under another
+    # estimate.
+    times = np.concatenate([rows["start"], rows["end"]])
+    rows["start"], rows["end"] = np.split(alignment.align(times), 2)
+    return Message(rank, "events", {}, {"events": rows})
 
 
 def _whole(*values: Any) -> bool:

@@ -251,9 +251,9 @@ class Reporter:
     def _timely(self, now: float, control: zmq.Socket) -> None:
         """Pings and beats whose time has come."""
         if now >= self._ping_at:
+            quick = self._closing.is_set()
             sent = self._ping(control)
-            quick = self._closing.is_set() or not sent  # the hub may not be there yet
-            self._ping_at = now + (0.02 if quick else PING_SECONDS)
+            self._ping_at = now + (PING_SECONDS if sent and not quick else 0.02)
         if now >= self._beat_at and self.beat is not None:
             self._beat_at = now + BEAT_SECONDS
             try:
@@ -297,6 +297,8 @@ class Reporter:
             self._ping(control)
 
     def _send_events(self, events: zmq.Socket) -> None:
+        if self._last is None:
+            return  # not before the hub can know what our times mean
         while (batch := self._queue.batch()) is not None:
             first, rows = batch
             if not self._push(events, first, rows):

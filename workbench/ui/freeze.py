@@ -16,7 +16,8 @@ from ..engine import Run
 from ..schedule import KIND_CODE, Kind
 from ..trace import COLUMNS, WAIT_LANE, BubbleReport, Trace
 from ..trace.palette import KIND_COLOURS
-from .timeline import REPLAY_EVENTS, Live, summary
+from .ticks import REPLAY_EVENTS
+from .timeline import Live, summary
 
 STATIC_STEPS = 2
 #: More boxes than this are no picture; they become shares per column.

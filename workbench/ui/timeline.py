@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import anywidget
@@ -16,12 +17,8 @@ from ..engine.observed import progress_words
 from ..trace import COLUMNS, Trace
 from ..trace.encode import EVENT_BYTES, encode, view_options
 from ..trace.html import renderer
+from .ticks import REPLAY_EVENTS, Budget, Waiting
 
-#: Events sent at a time: 120 kB, so at 10 Hz about a megabyte a second.
-TICK_EVENTS = 5_000
-#: Events told to a view that opens late; older ones are in the run's folder. Whoever is
-#: this far behind skips to the newest events, and the view hatches what was skipped.
-REPLAY_EVENTS = 20_000
 #: Events of a finished trace that are shown: its last ones.
 TRACE_EVENTS = 200_000
 
@@ -65,10 +62,13 @@ class Timeline(anywidget.AnyWidget):
     options = traitlets.Unicode().tag(sync=True)
     state = traitlets.Unicode("waiting").tag(sync=True)
 
-    def __init__(self, shown: Trace | Live) -> None:
+    def __init__(
+        self, shown: Trace | Live, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._shown = shown
         self._cursor = 0  # events before this number have been sent, or skipped
-        self._skipped = 0
+        self._waiting = Waiting()
+        self._budget = Budget(clock)
         self._told: dict[str, str] = {}
         # Held while sending too: what is sent first must also arrive first.
         self._sending = threading.Lock()
@@ -131,26 +131,27 @@ class Timeline(anywidget.AnyWidget):
         self._tell(columns, trace.tick, first, told, replay=True)
 
     def push(self) -> int:
-        """Sends what is new since the last push, up to ``TICK_EVENTS``; returns the
-        number of events sent. Sends nothing when nothing has changed."""
+        """Sends what is new since the last push, as far as the budget of ticks.py
+        allows; returns the number of events sent. Sends nothing when nothing has
+        changed."""
         shown = self._shown
         assert not isinstance(shown, Trace)
         with self._sending:
-            cursor, columns = shown.snapshot(self._cursor)
-            count = len(columns["start"])
-            begin = count - TICK_EVENTS if count > REPLAY_EVENTS else 0
-            first = cursor - count + begin
-            columns = _cut(columns, begin, begin + TICK_EVENTS)
-            # Far behind, or forgotten by the run: in its trace or lost, but not here.
-            skipped = first - self._cursor
-            self._skipped += skipped
+            waiting = self._waiting
+            waiting.take(*shown.snapshot(waiting.read))
             told = summary(shown.progress(), shown.state)
-            if self._skipped:
-                told["text"] += f", {self._skipped:,} events not shown live"
-            count = len(columns["start"])
-            self._cursor = first + count
-            if count or told != self._told:
-                self._tell(columns, 1e-9, first, told, skipped=skipped)
+            if waiting.skipped:
+                told["text"] += f", {waiting.skipped:,} events not shown live"
+            end, columns = waiting.give(self._budget.events)
+            count = len(columns["start"]) if columns else 0
+            if not count and told == self._told:
+                return 0
+            # In the numbers, what was left out is before what is sent.
+            end = end if count else self._cursor
+            first = end - count
+            skipped = first - self._cursor
+            self._cursor = end
+            self._budget.spend(self._tell(columns, 1e-9, first, told, skipped=skipped))
             return count
 
     def show_error(self, error: Exception) -> None:
@@ -165,15 +166,17 @@ class Timeline(anywidget.AnyWidget):
         first: int,
         told: dict[str, str],
         **more: Any,
-    ) -> None:
-        count = len(columns["start"])
-        buffer = encode(columns, tick)
+    ) -> int:
+        """Returns the size of what was sent, in bytes."""
+        count = len(columns["start"]) if columns else 0
+        buffer = encode(columns, tick) if count else b""
         assert len(buffer) == count * EVENT_BYTES
         message = {"kind": "events", "first": first, "n": count, **told, **more}
         self.send(message, [buffer])
         self._told = told
         if self.state != told["state"]:
             self.state = told["state"]
+        return len(buffer) + len(json.dumps(message))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The view, and beside it HTML for whoever has no kernel to ask."""
