@@ -83,7 +83,8 @@ class _Queue:
     def put(self, events: np.ndarray) -> None:
         with self._lock:
             room = max(0, MOST_WAITING - self._waiting)
-            taken = events[:room].copy()
+            # A copy; several times as fast as copy(), which goes field by field.
+            taken = np.frombuffer(events[:room].tobytes(), tables.EVENT)
             if len(taken):
                 self._parts.append((self.numbered, taken))
             self._waiting += len(taken)
