@@ -18,6 +18,7 @@ class Engine:
         channels: npt.NDArray[Any],
         params: npt.NDArray[Any],
         pieces: npt.NDArray[Any],
+        transfers: npt.NDArray[Any],
         tapes: npt.NDArray[Any],
         calls: npt.NDArray[Any],
         arena_bytes: npt.NDArray[np.int64],

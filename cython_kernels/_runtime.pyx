@@ -32,6 +32,8 @@ cdef extern from "runtime.h" nogil:
         pass
     ctypedef struct rk_param_spec:
         pass
+    ctypedef struct rk_transfer:
+        pass
     ctypedef struct rk_piece:
         int64_t begin
         int64_t count
@@ -76,6 +78,7 @@ cdef extern from "runtime.h" nogil:
     rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                          const rk_stage_spec *stages, const rk_channel_spec *channels,
                          const rk_param_spec *params, const rk_piece *pieces,
+                         const rk_transfer *transfers, int64_t num_transfers,
                          const rk_tape *tapes,
                          int64_t num_tapes, const rk_call *calls, int64_t num_calls,
                          const int64_t *arena_bytes)
@@ -137,6 +140,7 @@ def _check_layouts():
         "CHANNEL": sizeof(rk_channel_spec),
         "PARAM": sizeof(rk_param_spec),
         "PIECE": sizeof(rk_piece),
+        "TRANSFER": sizeof(rk_transfer),
         "STEP": sizeof(rk_step),
         "CONFIG": sizeof(rk_config),
         "EVENT": sizeof(rk_event),
@@ -187,12 +191,14 @@ cdef class Engine:
     cdef object keep
     cdef bint started
 
-    def __cinit__(self, config, stages, channels, params, pieces, tapes, calls, arena_bytes):
+    def __cinit__(self, config, stages, channels, params, pieces, transfers, tapes, calls,
+                  arena_bytes):
         cdef const unsigned char[::1] c = _raw(config, tables.CONFIG, "config")
         cdef const unsigned char[::1] s = _raw(stages, tables.STAGE, "stages")
         cdef const unsigned char[::1] h = _raw(channels, tables.CHANNEL, "channels")
         cdef const unsigned char[::1] p = _raw(params, tables.PARAM, "params")
         cdef const unsigned char[::1] i = _raw(pieces, tables.PIECE, "pieces")
+        cdef const unsigned char[::1] x = _raw(transfers, tables.TRANSFER, "transfers")
         cdef const unsigned char[::1] r = _raw(tapes, tables.TAPE, "tapes")
         cdef const unsigned char[::1] t = _raw(calls, tables.CALL, "calls")
         cdef const int64_t[::1] arenas = arena_bytes
@@ -218,6 +224,7 @@ cdef class Engine:
                                 <const rk_channel_spec *>_start(h),
                                 <const rk_param_spec *>_start(p),
                                 <const rk_piece *>_start(i),
+                                <const rk_transfer *>_start(x), len(transfers),
                                 <const rk_tape *>_start(r), num_tapes,
                                 <const rk_call *>_start(t), num_calls, &arenas[0])
         if self.engine == NULL:

@@ -86,6 +86,15 @@ PIECE = np.dtype(
     align=True,
 )
 
+TRANSFER = np.dtype(
+    [
+        *((name, "i8") for name in ("source_offset", "target_offset", "bytes")),
+        *((name, "i4") for name in ("kind", "source", "target", "stage", "piece")),
+        *((name, "i4") for name in ("param", "group", "tag")),
+    ],
+    align=True,
+)
+
 STEP = np.dtype(
     [
         ("bytes", "i8"),
@@ -143,5 +152,6 @@ MPI = np.dtype(
 TRAILER = 64
 
 ADAMW, SGD = 0, 1
+ROOT, TOTAL, WEIGHTS = 0, 1, 2
 TRAIN, EVALUATE = 0, 1
 ERRORS = ("ok", "stalled", "aborted", "nonfinite", "mismatched", "no_thread", "broken")

@@ -75,7 +75,7 @@ def main() -> int:
         return 2
     # These two need not wait for what the command line needs.
     if sys.argv[1:2] == ["rank"]:
-        from workbench.launcher.rank import main as rank
+        from .rank import main as rank
 
         return rank()
     if sys.argv[1:2] == ["monitor"]:

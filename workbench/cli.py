@@ -47,6 +47,7 @@ def main_job(options: argparse.Namespace) -> Job:
         num_microbatches=options.microbatches,
         replicas=replicas,
         gradient_groups=replicas * schedule.num_copies,
+        zero=options.zero,
         optimizer=AdamW(lr=options.lr),
         learning_rate=WarmupCosine(warmup=min(20, options.steps // 5)),
         steps=options.steps,
@@ -84,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--replicas", type=_positive, default=1, help="pipelines side by side"
+    )
+    run.add_argument(
+        "--zero", type=int, default=0, help="1: optimizer states shared out (ZeRO-1)"
     )
     run.add_argument("--microbatch-size", type=_positive, default=2, help="sequences")
     run.add_argument("--steps", type=_positive, default=200)

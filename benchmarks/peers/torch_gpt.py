@@ -108,6 +108,8 @@ class LanguageModel(nn.Module):
             self.add_module(f"block{i}", Block(config))
         self.num_layers = config["num_layers"]
         self.head = Head(config)
+        if config.get("tied"):
+            self.head.weight = self.embedding.token
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.embedding(tokens)

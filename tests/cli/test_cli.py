@@ -49,9 +49,12 @@ def test_run_trains_and_leaves_its_folder(
     assert trace["otherData"]["source"] in ("measured", "assembled")
 
 
-def test_a_job_file_repeats_the_run_bit_for_bit(tmp_path: Path, text: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--replicas", "2", "--zero", "1"]])
+def test_a_job_file_repeats_the_run_bit_for_bit(
+    options: list[str], tmp_path: Path, text: Path
+) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
-    arguments = [*TINY, "--text", str(text), "--steps", "5", "--sample", "0"]
+    arguments = [*TINY, *options, "--text", str(text), "--steps", "5", "--sample", "0"]
     assert main([*arguments, "--folder", str(first)]) == 0
     again = ["run", str(first / "job.toml"), "--folder", str(second), "--sample", "0"]
     assert main(again) == 0

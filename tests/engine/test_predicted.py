@@ -44,7 +44,7 @@ def executed(
         data=data,
         steps=steps,
         clock="virtual",
-        gradient_groups=schedule.num_copies,
+        gradient_groups=schedule.num_copies * fields.get("replicas", 1),
         evaluate=0,
         **fields,
     )
@@ -105,6 +105,24 @@ def test_own_durations_give_the_run_back_to_the_nanosecond(
     assert (again.tick, trace.tick) == (1e-9, 1e-9)
     assert times(again) == times(trace)
     assert again.makespan == trace.makespan
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+@pytest.mark.parametrize("name", ["1f1b", "interleaved_1f1b", "chimera"])
+def test_replicas_are_predicted_by_their_own_durations(
+    name: str, zero: int, tiny_data: wb.Data, tmp_path: Path
+) -> None:
+    schedule = wb.Schedule.make(name, num_ranks=2, num_microbatches=4)
+    run = executed(schedule, tiny_data, tmp_path, replicas=2, zero=zero)
+    costs = wb.CostModel.from_trace(run.trace, by_microbatch=True)
+    ran = run.job.executed
+    again = wb.simulate(as_run(ran), costs, channel_capacity=run.job.capacity)
+    assert times(again) == times(run.trace)
+    report = run.trace.bubbles()
+    assert len(report.ranks) == ran.num_ranks
+    # Adding gradients up takes time, on every rank of every replica.
+    reduces = run.trace.of_kind(Kind.REDUCE_GRAD)
+    assert set(run.trace.stage[reduces]) == set(range(ran.num_stages))
 
 
 def test_overlaps_take_the_sum_of_their_halves(

@@ -11,6 +11,7 @@ import pytest
 import workbench as wb
 from workbench.engine.build import build
 from workbench.schedule import replicate
+from workbench.trace import WAIT_LANE
 
 MICROBATCHES, GROUPS = 8, 4
 
@@ -187,3 +188,24 @@ def test_all_holders_end_with_the_same_weights(
             for stage, number in holders:
                 held = built._view("param", stage + copy * length, number)
                 assert np.array_equal(held, built._view("param", *holders[0]))
+
+
+@pytest.mark.parametrize("clock", ["wall", "virtual"])
+def test_adding_gradients_up_shows_on_every_rank_and_all_time_is_told(
+    clock: str, tiny_model: wb.Model, tiny_data: wb.Data, tmp_path: Path
+) -> None:
+    boundaries = [0, 1, 2, 5, 6]
+    job = job_of(
+        tiny_model, tiny_data, "interleaved_1f1b", 2, 2, boundaries, clock=clock, zero=1
+    )
+    run = wb.launch(job, folder=tmp_path).wait(60)
+    trace = run.trace
+    reduces = trace.of_kind(wb.Kind.REDUCE_GRAD) & (trace.lane != WAIT_LANE)
+    for step in trace.steps:
+        found = trace.select(reduces & (trace.step == step))
+        assert set(found.stage) == set(range(8))
+        # Once for what is a copy's own, and at most once more for its share of the rest.
+        assert len(found) <= 2 * 8
+    report = trace.bubbles()
+    for row in report.ranks:
+        assert sum(row.values()) == round(report.makespan / report.tick)

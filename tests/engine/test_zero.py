@@ -150,3 +150,29 @@ def test_optimizer_states_lie_apart(tiny_data: wb.Data) -> None:
                 assert end <= begin
             used = sum(end - begin for begin, end in parts)
             assert used <= plan.classes[rank]["optimizer"] < used + 64 * len(parts) + 1
+
+
+@pytest.mark.parametrize("optimizer", [wb.AdamW(lr=1e-2), wb.SGD(lr=0.1, momentum=0.9)])
+def test_the_shards_together_are_the_whole_state(
+    optimizer: Any, tiny_data: wb.Data, tmp_path: Path
+) -> None:
+    found = []
+    for name, replicas, zero in (("1f1b", 1, 0), ("chimera", 2, 1), ("1f1b", 2, 0)):
+        job = job_of(tiny_data, name, 2, replicas, zero, optimizer=optimizer, tied=True)
+        run = wb.launch(job, folder=tmp_path / f"{name}{zero}{replicas}").wait(60)
+        whole: dict[tuple[int, str, str], dict[int, bytes]] = {}
+        for state in run._built.states():
+            parts = whole.setdefault((state.layer, state.name, state.part), {})
+            assert state.begin not in parts
+            parts[state.begin] = state.values.tobytes()
+        joined = {
+            key: b"".join(part for _, part in sorted(parts.items()))
+            for key, parts in whole.items()
+        }
+        moments = 2 if isinstance(optimizer, wb.AdamW) else 1
+        assert sum(map(len, joined.values())) == 4 * moments * job.model.params
+        found.append(joined)
+        copies = len(list(run._built.states(of_all_holders=True)))
+        assert copies >= len(list(run._built.states()))
+    assert found[0] == found[1] == found[2]
+    assert any(any(values) for values in found[0].values())

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.torch
 BATCH, MICROBATCHES = 3, 2
 MODELS = {
     "gpt": wb.Model.gpt(num_layers=3, width=48, num_heads=4, vocab_size=61, context=20),
+    "tied": wb.Model.gpt(
+        num_layers=3, width=48, num_heads=4, vocab_size=61, context=20, tied=True
+    ),
     "llama": wb.Model.llama(
         num_layers=3, width=48, num_heads=6, num_kv_heads=2, vocab_size=61, context=20
     ),
@@ -46,6 +49,7 @@ def ours(model: wb.Model, data: wb.Data) -> tuple[dict[str, np.ndarray], ...]:
     for (_, _, view), (_, _, values) in zip(built.weights(), fresh, strict=True):
         # Larger than usual, so that every path of the model matters.
         view[...] = values * 5 if values.std() else values
+    built.copy_weights()
     losses, norms = np.zeros((1, MICROBATCHES)), np.zeros(1)
     rates, tokens = np.zeros(1, np.float32), data.train
     windows = len(tokens) - model.context

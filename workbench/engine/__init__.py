@@ -1,7 +1,8 @@
 """A job run for real: tapes bound to arenas, ranks in C, and the handle that watches
 them."""
 
-from .build import Built, build
+from .build import build
+from .built import Built
 from .errors import RunError
 from .job import Job
 from .optimizers import SGD, AdamW, Constant, WarmupCosine

@@ -7,8 +7,7 @@ into tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +15,10 @@ import numpy as np
 from cython_kernels import _runtime, _timeline, tables
 
 from ..memory import Holder, MemoryPlan, Piece, PlannedStep, flat, uses
-from ..model import Call, Slot
-from ..schedule import KIND_CODE, Action, Kind, Program, Schedule, graph, lower_forward
+from ..model import Call
+from ..schedule import KIND_CODE, Kind, Program, Schedule, graph, lower_forward
 from . import cores
+from .built import Built
 from .job import Job
 from .optimizers import SGD, AdamW
 
@@ -31,72 +31,6 @@ class Site(NamedTuple):
 
     rank: int
     ranks_on_host: int
-
-
-@dataclass
-class Built:
-    """A C engine with its arenas, and where every parameter lies in them. The arenas of
-    ranks that are in other processes are empty."""
-
-    engine: _runtime.Engine
-    plan: MemoryPlan
-    arenas: list[np.ndarray]
-    programs: tuple[tuple[Action, ...], ...]
-    copies: int
-    #: Every parameter of the first copy, in layer order, with all its uses.
-    parameters: list[tuple[Holder, ...]]
-
-    def weights(self) -> list[tuple[int, str, np.ndarray]]:
-        """(layer, name, float32 view of the live weights), in layer order: those of the
-        first copy and, of tied ones, the first use, if there are more; and only those
-        that are in this process."""
-        return list(self._views("param"))
-
-    def gradients(self) -> list[tuple[int, str, np.ndarray]]:
-        """(layer, name, float32 view of group 0's gradients), in layer order; when a
-        step has ended these are the sums."""
-        return list(self._views("grad"))
-
-    def copy_weights(self) -> None:
-        """Gives every holder of a parameter the weights of the first."""
-        length = len(self.plan.stages) // self.copies
-        for (_, _, view), holders in zip(
-            self._views("param"), self.parameters, strict=True
-        ):
-            for copy in range(self.copies):
-                for stage, number in holders:
-                    self._view("param", stage + copy * length, number)[...] = view
-
-    def held(self) -> Iterator[tuple[int, str, np.ndarray]]:
-        """(layer, name, float32 view) of what every holder in this process has; where
-        it is tied, layer and name are those of the parameter that it is tied to."""
-        length = len(self.plan.stages) // self.copies
-        for copy in range(self.copies):
-            for holders in self.parameters:
-                slot = self._slot(*holders[0])
-                for stage, number in holders:
-                    if self._is_here(stage + copy * length):
-                        view = self._view("param", stage + copy * length, number)
-                        yield slot.layer, slot.name, view
-
-    def _views(self, region: str) -> Iterator[tuple[int, str, np.ndarray]]:
-        for (stage, number), *_ in self.parameters:
-            slot = self._slot(stage, number)
-            if self._is_here(stage):
-                yield slot.layer, slot.name, self._view(region, stage, number)
-
-    def _is_here(self, stage: int) -> bool:
-        return len(self.arenas[self.plan.stages[stage].rank]) > 0
-
-    def _slot(self, stage: int, number: int) -> Slot:
-        return self.plan.stages[stage].tapes.parameters[number]
-
-    def _view(self, region: str, stage: int, number: int) -> np.ndarray:
-        """Parameter ``number`` of a stage in "param" or "grad"."""
-        planned, slot = self.plan.stages[stage], self._slot(stage, number)
-        begin = getattr(planned, region) + slot.offset
-        values = self.arenas[planned.rank][begin : begin + 4 * slot.size]
-        return values.view(np.float32).reshape(slot.shape)
 
 
 def _calls(calls: Sequence[Call]) -> np.ndarray:
@@ -205,6 +139,26 @@ def _pieces(plan: MemoryPlan, stages: np.ndarray) -> np.ndarray:
     return np.array(rows, tables.PIECE)
 
 
+def _transfers(plan: MemoryPlan, stages: np.ndarray) -> np.ndarray:
+    """What goes to and from other processes; tags count from source to target."""
+    table = np.zeros(len(plan.transfers), tables.TRANSFER)
+    kinds = {"root": tables.ROOT, "total": tables.TOTAL, "weights": tables.WEIGHTS}
+    tags: dict[tuple[int, int], int] = {}
+    for row, told in zip(table, plan.transfers, strict=True):
+        way = (told.source, told.target)
+        row["tag"] = tags[way] = tags.get(way, -1) + 1
+        row["kind"], row["stage"] = kinds[told.kind], told.holder.stage
+        row["source"], row["target"] = way
+        row["source_offset"], row["target_offset"] = told[-2:]
+        row["bytes"], row["group"] = 4 * told.size, told.group
+        owner = stages[told.owner]
+        which = "update" if told.kind == "weights" else "reduce"
+        row["piece"] = owner[f"{which}_first"] + told.piece
+        holder = told.holder
+        row["param"] = stages[holder.stage]["param_first"] + holder.parameter
+    return table
+
+
 def _steps(
     planned: Sequence[PlannedStep], groups: int, num_microbatches: int, copies: int
 ) -> np.ndarray:
@@ -289,11 +243,12 @@ def build(
     Raises MemoryError, with what each rank needs, when the system has no room for it.
     """
     plan = job.memory(with_loss, processes=site is not None)
-    largest = max((channel.buffer_bytes for channel in plan.channels), default=0)
+    lengths = [channel.buffer_bytes for channel in plan.channels]
+    largest = max([*lengths, *(4 * told.size for told in plan.transfers)], default=0)
     if site is not None and largest >= 2**31:  # MPI counts bytes in an int
         raise ValueError(
             f"a message of {largest / 2**30:.1f} GiB is too long for MPI; take a smaller "
-            "microbatch_size, or slices of sequences"
+            "microbatch_size, slices of sequences, or more replicas"
         )
     schedule, groups = job.executed, job.gradient_groups
     stages, tapes, calls = _stages(plan, schedule)
@@ -311,6 +266,7 @@ def build(
             _channels(plan),
             params,
             pieces,
+            _transfers(plan, stages),
             tapes,
             _calls(calls),
             sizes,

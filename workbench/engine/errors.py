@@ -9,7 +9,7 @@ from ..schedule import Action, Kind
 
 class RunError(RuntimeError):
     """A run that ended by itself. ``rank``, ``step`` and ``action`` say where, if
-    known."""
+    known. ``is_consequence``: another process's end must have come before it."""
 
     def __init__(
         self,
@@ -17,8 +17,10 @@ class RunError(RuntimeError):
         rank: int | None = None,
         step: int | None = None,
         action: Action | None = None,
+        is_consequence: bool = False,
     ) -> None:
         super().__init__(message)
+        self.is_consequence = is_consequence
         self.rank = rank
         self.step = step
         self.action = action
@@ -75,6 +77,7 @@ def explain(
             rank,
             step,
             action,
+            is_consequence=True,
         )
     lines = [
         f"{where}: waited longer than wait_limit = {wait_limit:g} s "

@@ -17,7 +17,8 @@ from cython_kernels import _runtime, tables
 from ..checkpoint import RunFolder, load_weights, weights_hash
 from ..model import initial_weights
 from . import output, requests
-from .build import Built, build
+from .build import build
+from .built import Built
 from .errors import explain
 from .events import EventReader
 from .job import Job

@@ -25,7 +25,8 @@ from cython_kernels import _kernels, tables
 from ..checkpoint import load_weights
 from ..model.init import initial_values
 from . import cores, requests
-from .build import Built, Site, build
+from .build import Site, build
+from .built import Built
 from .errors import RunError, explain
 from .events import EventReader
 from .job import Job
@@ -377,6 +378,7 @@ def work(job: Job, world: World, reporter: Reporter) -> str:
         body = {"rank": world.rank, "text": str(error), "error": type(error).__name__}
         if isinstance(error, RunError) and error.step is not None:
             body |= {"step": error.step, "action": str(error.action)}
+            body["is_consequence"] = error.is_consequence
         reporter.tell("failed", body, {})
         raise
     finally:

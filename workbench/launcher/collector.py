@@ -90,8 +90,10 @@ class Collector:
         self._programs = [tuple(flat(program.steps)) for program in programs]
         self._turned = time.monotonic()
         self._ending: float | None = None  # when the last words have been waited for
+        self._is_consequence = False  # of a failure that is still to be told
         self._viewers: dict[bytes, bool] = {}  # has it heard the end?
-        self.on_failure: Callable[[], None] | None = None
+        #: Whether a rank's process is known to have ended; the monitor knows of some.
+        self.has_gone: Callable[[Member], bool] = lambda member: False
         folder.write_text("job.toml", job.to_toml())
         write_live(
             folder.path,
@@ -127,8 +129,7 @@ class Collector:
         if self.is_over or delayed:
             return
         if self._ending is not None:
-            heard_all = all(m.is_over or m.pid is None for m in self.members)
-            if heard_all or now > self._ending:
+            if now > self._ending or not (self._is_consequence or self._awaited()):
                 self.hub.tell({"do": "bye"})
                 self.end("failed")
             return
@@ -145,6 +146,13 @@ class Collector:
             return
         if all(member.is_over for member in self.members):
             self.end(self.members[0].state)
+
+    def _awaited(self) -> bool:
+        """Is there anybody left who may have last words?"""
+        return any(
+            not member.is_over and member.pid is not None and not self.has_gone(member)
+            for member in self.members
+        )
 
     # ---- what ranks tell -------------------------------------------------------------
 
@@ -172,7 +180,11 @@ class Collector:
             self.run.tensors[int(body["index"])] = entry
         elif message.kind == "failed":
             member.is_over = True
-            self.fail(str(body.get("text")), member)
+            weak = bool(body.get("is_consequence"))
+            self.fail(str(body.get("text")), member, is_consequence=weak)
+        elif message.kind == "killed":
+            member.is_over = False  # whatever it said before, this is why
+            self.killed(rank, int(body["signal"]), None)
         elif message.kind == "bye":
             member.is_over = True
 
@@ -223,10 +235,16 @@ class Collector:
             )
         return lines
 
-    def fail(self, text: str, member: Member | None = None) -> None:
-        """Notes the first failure, has all ranks end, and waits for their last words."""
-        if self._ending is not None or self.is_over:
+    def fail(
+        self, text: str, member: Member | None = None, is_consequence: bool = False
+    ) -> None:
+        """Notes the first failure, has all ranks end, and waits for their last words. A
+        consequence of another failure gives way to that when it is told."""
+        if self.is_over or (self._ending is not None and not self._is_consequence):
             return
+        if self._ending is not None and is_consequence:
+            return
+        self._is_consequence = is_consequence
         lines = [text]
         if self.run.state == "running" and member is not None:
             lines += self._others()
@@ -266,11 +284,16 @@ class Collector:
         self.run._set_state(state)
         (self._folder.path / "live.json").unlink(missing_ok=True)
 
-    def linger(self, seconds: float = LINGER_SECONDS) -> None:
-        """Tells the end to viewers that have not heard all of it, but not for long."""
+    def linger(
+        self, others: Callable[[], bool], seconds: float = LINGER_SECONDS
+    ) -> None:
+        """Goes on while ``others`` does or viewers have not heard all of the end, but
+        not for long."""
         limit = time.monotonic() + seconds
-        while time.monotonic() < limit and not all(self._viewers.values()):
-            self.turn()
+        while time.monotonic() < limit:
+            if all(self._viewers.values()) and not others():
+                return
+            self.turn(0.02)
 
     # ---- viewers ---------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any
 from ..checkpoint import RunFolder
 from ..engine import Job
 from . import places
-from .collector import Collector, Member
+from .collector import LINGER_SECONDS, Collector, Member
 from .keys import Keys
 
 #: For all ranks to say hello, unless the launch says otherwise: a queue may hold a job
@@ -49,6 +49,11 @@ class Remains:
         begun = started_at(member.pid) if member.host == platform.node() else None
         if begun is not None:
             self._known[member.pid] = begun
+
+    def has_gone(self, member: Member) -> bool:
+        """A process of this machine that was there and is not any more."""
+        begun = None if member.pid is None else self._known.get(member.pid)
+        return begun is not None and started_at(member.pid or 0) != begun
 
     def alive(self) -> list[int]:
         return [pid for pid, begun in self._known.items() if started_at(pid) == begun]
@@ -87,6 +92,7 @@ class Monitor:
             ports=(plan["ports"][0], plan["ports"][1]),
             keys=keys,
         )
+        self.collector.has_gone = self.remains.has_gone
         self.collector.give_job()
 
     @property
@@ -158,15 +164,19 @@ class Monitor:
                 f"{self.name} said:\n{self.output() or '(nothing)'}"
             )
 
+    def goes_on(self) -> bool:
+        """Are the run's processes still about to end by themselves?"""
+        launcher = self.launcher
+        return bool(self.remains.alive()) or (
+            launcher is not None and launcher.poll() is None
+        )
+
     def close(self) -> None:
         """Leaves nothing running."""
         launcher = self.launcher
         if launcher is not None and launcher.poll() is None:
-            try:
-                launcher.wait(1.0 if self.collector.run.state == "failed" else 5.0)
-            except subprocess.TimeoutExpired:
-                _end_group(launcher)
-        left = self.remains.kill() if self.collector.run.state == "failed" else []
+            _end_group(launcher)
+        left = self.remains.kill()
         if left:
             print(f"still there after SIGKILL: {left}", flush=True)
         self.collector.hub.close()
@@ -199,7 +209,8 @@ def watch(
         if failure is not None:
             monitor.collector.fail(failure)
         monitor.follow()
-        monitor.collector.linger()
+        failed = monitor.collector.run.state == "failed"
+        monitor.collector.linger(monitor.goes_on, 1.0 if failed else LINGER_SECONDS)
     finally:
         monitor.close()
     return 0 if monitor.collector.run.state in ("finished", "stopped") else 1

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline_workbench.rank import RANK_PIPE
+
 from ..engine import Job, RunError
 from ..engine.mpi import World
 from ..engine.worker import about, for_processes, work
@@ -47,6 +49,10 @@ def serve() -> int:
             "a job file by hand: mpiexec -n N workbench run job.toml"
         )
     world = World()
+    pipe = os.environ.pop(RANK_PIPE, None)
+    if pipe is not None:
+        os.write(int(pipe), str(world.rank).encode())
+        os.close(int(pipe))
     reporter = Reporter(address, Keys.from_text(keys), world.rank)
     reporter.tell("hello", about(world))
     command = _wait_for(reporter, "job", JOB_SECONDS)
@@ -57,6 +63,15 @@ def serve() -> int:
             world.rank,
         )
     return _work(world, reporter, lambda: Job.from_toml(command["toml"]))
+
+
+def tell_death(rank: int, pid: int, number: int) -> None:
+    """The rank's process was killed by this signal; the one beside it tells so."""
+    address, keys = os.environ.get(STREAM), os.environ.get(KEYS)
+    if address and keys:
+        reporter = Reporter(address, Keys.from_text(keys), rank)
+        reporter.tell("killed", {"pid": pid, "signal": number})
+        reporter.close(LAST_WORDS_SECONDS)
 
 
 def main() -> int:

@@ -102,8 +102,8 @@ class RemoteRun(Observed):
         summary = read_summary(self.folder)
         if summary is not None:
             saved = SavedRun(self.folder)
-            first = len(self._losses[: self._done])
-            self._take_losses(first, saved._losses[first:], saved._norms[first:])
+            span = slice(self._done, saved._done)
+            self._take_losses(self._done, saved._losses[span], saved._norms[span])
             self.evaluations = saved.evaluations
             self._end(saved.state, saved.error)
             return

@@ -5,12 +5,11 @@ from .plan import (
     OPTIMIZER_STATES,
     ChannelPlan,
     MemoryPlan,
-    PlannedStep,
     StagePlan,
-    flat,
     plan,
     stage_tapes,
 )
+from .walk import PlannedStep, flat
 
 __all__ = [
     "OPTIMIZER_STATES",

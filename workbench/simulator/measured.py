@@ -41,8 +41,9 @@ def measured(trace: Trace, by_microbatch: bool) -> tuple[Floats, float, Floats |
 
 
 def _usual(trace: Trace, stages: int, cell: Ints, cells: int) -> Floats:
-    """(stages, 6, cells): the median over steps of the mean duration within a step, nan
-    for what there is not; ``cell`` says to which cell each event belongs."""
+    """(stages, 6, cells): the median over steps of the mean duration within a step (of
+    REDUCE_GRAD: the sum), nan for what there is not; ``cell`` says to which cell each
+    event belongs."""
     busy = trace.lane != WAIT_LANE
     _, step = np.unique(trace.step[busy], return_inverse=True)
     shape = (stages, len(KINDS), cells, int(step.max(initial=0)) + 1)
@@ -50,6 +51,9 @@ def _usual(trace: Trace, stages: int, cell: Ints, cells: int) -> Floats:
     at = np.ravel_multi_index(where, shape)
     length = (trace.end - trace.start)[busy].astype(np.float64)
     counts = np.bincount(at, minlength=np.prod(shape))
+    # A stage's gradients may be added up in parts, as the other copies come.
+    reduces = counts.reshape(shape)[:, KIND_CODE[Kind.REDUCE_GRAD]]
+    np.minimum(reduces, 1, out=reduces)
     sums = np.bincount(at, weights=length, minlength=np.prod(shape))
     means = np.full(len(sums), np.nan)
     np.divide(sums, counts, out=means, where=counts > 0)

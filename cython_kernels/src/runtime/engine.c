@@ -82,6 +82,7 @@ static int create_sums(rk_engine *engine) {
 rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                      const rk_stage_spec *stages, const rk_channel_spec *channels,
                      const rk_param_spec *params, const rk_piece *pieces,
+                     const rk_transfer *transfers, int64_t num_transfers,
                      const rk_tape *tapes, int64_t num_tapes,
                      const rk_call *calls, int64_t num_calls, const int64_t *arena_bytes) {
     /* rk_rank holds members aligned to cache lines. */
@@ -108,6 +109,8 @@ rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
     int whole = engine->ranks && engine->channels && engine->stages && engine->params &&
                 engine->pieces && engine->tapes && engine->calls && engine->gathered &&
                 engine->refreshed && engine->rank_end;
+    if (whole && num_transfers)
+        whole = (engine->exchange = rk_exchange_create(engine, transfers, num_transfers)) != NULL;
     if (!whole || !create_sums(engine) ||
         !create_parts(engine, stages, channels, arena_bytes)) {
         rk_destroy(engine);
@@ -190,6 +193,7 @@ void rk_destroy(rk_engine *engine) {
     for (int p = 0; p < RK_NUM_PROGRAMS; p++) destroy_graph(engine, p);
     free(engine->virtual_times);
     free(engine->rank_end);
+    rk_exchange_destroy(engine->exchange);
     free(engine->refreshed);
     free(engine->gathered);
     free(engine->square_sums);

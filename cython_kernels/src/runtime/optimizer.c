@@ -41,57 +41,71 @@ static float *gradient(rk_engine *engine, int32_t param, int own) {
                      engine->params[param].offset);
 }
 
-/* Gradient group `group` of all, of a parameter of the first copy: with the copy that made it. */
-static float *group_gradient(rk_engine *engine, int32_t param, int group) {
+static int holds_here(const rk_engine *engine, int32_t param) {
+    return rk_is_here(engine, engine->stages[engine->params[param].stage].spec.rank);
+}
+
+/* Where gradient group `group` of all, of a parameter of the first copy, has element `at`: with
+ * the copy that made it or, if that is in another process, where it has come to for `piece`. */
+static float *group_gradient(rk_engine *engine, int32_t param, int group, int32_t piece,
+                             int64_t at) {
     int own = own_groups(engine);
-    return gradient(engine, param + group / own * params_per_copy(engine), group % own);
+    int32_t holder = param + group / own * params_per_copy(engine);
+    if (holds_here(engine, holder)) return gradient(engine, holder, group % own) + at;
+    return rk_exchange_root(engine->exchange, piece, holder, group) + at -
+           engine->pieces[piece].begin;
 }
 
 /* Adds some elements of a parameter's groups in a fixed binary tree, of which the sums over groups
  * of one copy alone are left to that copy: `copy` says whose are added, -1 all others. */
-static void add_groups(rk_engine *engine, int32_t param, int64_t begin, int64_t count, int copy) {
+static void add_groups(rk_engine *engine, int32_t param, int32_t piece, int64_t begin,
+                       int64_t count, int copy) {
     int groups = engine->config.gradient_groups, own = own_groups(engine);
     for (int distance = 1; distance < groups; distance *= 2)
         for (int g = 0; g + distance < groups; g += 2 * distance) {
             int last = g + 2 * distance < groups ? g + 2 * distance - 1 : groups - 1;
             if ((g / own == last / own ? g / own : -1) != copy) continue;
-            float *left = group_gradient(engine, param, g) + begin;
-            float *right = group_gradient(engine, param, g + distance) + begin;
+            float *left = group_gradient(engine, param, g, piece, begin);
+            float *right = group_gradient(engine, param, g + distance, piece, begin);
             engine->kernels->add(left, left, right, count, 0, 1);
         }
 }
 
-/* The total of some elements, from their groups; tied uses are added in layer order. It lies
- * where the first copy's first use has its group 0. */
-static float *total_of(rk_engine *engine, int32_t first_use, int64_t begin, int64_t count) {
-    float *total = group_gradient(engine, first_use, 0) + begin;
+/* The total of some elements of a piece, from their groups; tied uses are added in layer order.
+ * It lies where the first copy's first use has its group 0. */
+static float *total_of(rk_engine *engine, int32_t first_use, int32_t piece, int64_t begin,
+                       int64_t count) {
+    float *total = group_gradient(engine, first_use, 0, piece, begin);
     for (int32_t use = first_use; use >= 0; use = engine->params[use].next_use) {
-        add_groups(engine, use, begin, count, -1);
+        add_groups(engine, use, piece, begin, count, -1);
         if (use == first_use) continue;
-        engine->kernels->add(total, total, group_gradient(engine, use, 0) + begin, count, 0, 1);
+        float *more = group_gradient(engine, use, 0, piece, begin);
+        engine->kernels->add(total, total, more, count, 0, 1);
     }
     return total;
 }
 
 /* Adds up a piece for all holders, and takes the sums of squares of its blocks. Who updates the
  * piece needs the total: its owner alone, or every holder. */
-static void reduce_piece(rk_engine *engine, const rk_piece *piece, double *square_sums) {
+static void reduce_piece(rk_engine *engine, int32_t number, double *square_sums) {
     const rk_config *config = &engine->config;
+    const rk_piece *piece = &engine->pieces[number];
     int32_t each = params_per_copy(engine), use = engine->params[piece->param % each].first_use;
     double *sums = square_sums + engine->first_block[use];
     int for_all = !config->zero || config->keep_gradients;
     int64_t end = piece->begin + piece->count;
     for (int64_t i = piece->begin; i < end; i += RK_BLOCK) {
         int64_t n = end - i < RK_BLOCK ? end - i : RK_BLOCK;
-        float *total = total_of(engine, use, i, n);
+        float *total = total_of(engine, use, number, i, n);
         sums[i / RK_BLOCK] = engine->kernels->sum_squares(total, n);
         for (int32_t u = use; u >= 0; u = engine->params[u].next_use)
             for (int32_t param = u; param < config->num_params; param += each) {
+                if (!holds_here(engine, param) || !(for_all || param == piece->param)) continue;
                 float *here = gradient(engine, param, 0) + i;
-                if (here != total && (for_all || param == piece->param))
-                    memcpy(here, total, (size_t)n * sizeof *total);
+                if (here != total) memcpy(here, total, (size_t)n * sizeof *total);
             }
     }
+    if (!config->zero) rk_exchange_send_piece(engine->exchange, number);
 }
 
 /* Every block's, of the step that the rank is at. */
@@ -107,15 +121,18 @@ void rk_begin_sums(rk_rank *rank) {
     memset(square_sums_of(rank), 0,
            (size_t)engine->first_block[params_per_copy(engine)] * sizeof(double));
     rk_wire_begin_step(engine->wire);
+    rk_exchange_begin_step(engine->exchange);
 }
 
-/* Have all holders of the parameter ended their REDUCE_GRAD of this step? */
-static int all_gathered(rk_rank *rank, int32_t param) {
+/* Has this step's count of all holders of the parameter here been reached? */
+static int all_counted(rk_rank *rank, const _Atomic int64_t *count, int32_t param) {
     rk_engine *engine = rank->engine;
-    int64_t wanted = steps_begun(rank) * engine->config.copies;
-    int32_t use = engine->params[param % params_per_copy(engine)].first_use;
+    int32_t each = params_per_copy(engine), use = engine->params[param % each].first_use;
     for (; use >= 0; use = engine->params[use].next_use)
-        if (atomic_load(&engine->gathered[engine->params[use].stage]) < wanted) return 0;
+        for (int32_t holder = use; holder < engine->config.num_params; holder += each)
+            if (holds_here(engine, holder) &&
+                atomic_load(&count[engine->params[holder].stage]) < steps_begun(rank))
+                return 0;
     return 1;
 }
 
@@ -123,7 +140,9 @@ static int can_share(rk_rank *rank, const rk_stage *stage) {
     if (stage->spec.rank != rank->index || !stage->due) return 0;
     if (stage->next_piece == stage->spec.reduce_count) return 1;
     int32_t next = stage->spec.reduce_first + stage->next_piece;
-    return all_gathered(rank, rank->engine->pieces[next].param);
+    rk_engine *engine = rank->engine;
+    return all_counted(rank, engine->gathered, engine->pieces[next].param) &&
+           rk_exchange_has_roots(engine->exchange, next);
 }
 
 /* A stage's gradients are ready. The last stage to come decides, before anyone is let on, whether
@@ -147,7 +166,7 @@ static const rk_step *share(rk_rank *rank, rk_stage *stage) {
     const rk_step *step = stage->due;
     while (can_share(rank, stage) && stage->next_piece < stage->spec.reduce_count) {
         int32_t next = stage->spec.reduce_first + stage->next_piece++;
-        reduce_piece(rank->engine, &rank->engine->pieces[next], square_sums_of(rank));
+        reduce_piece(rank->engine, next, square_sums_of(rank));
     }
     if (stage->next_piece == stage->spec.reduce_count) {
         stage->due = NULL;
@@ -163,12 +182,14 @@ void rk_reduce(rk_rank *rank, const rk_step *step) {
     int32_t each = stages_per_copy(engine), copy = step->stage / each;
     for (int32_t i = 0; i < stage->spec.param_count; i++) {
         int32_t param = stage->spec.param_first + i;
-        add_groups(engine, param % params_per_copy(engine), 0, engine->params[param].count, copy);
+        add_groups(engine, param % params_per_copy(engine), -1, 0, engine->params[param].count,
+                   copy);
     }
     stage->due = step;
     stage->next_piece = 0;
     rank->pending++;
-    atomic_fetch_add(&engine->gathered[step->stage % each], 1);
+    atomic_fetch_add(&engine->gathered[step->stage], 1);
+    rk_exchange_send_roots(engine->exchange, step->stage);
     rk_ring_all(engine);
     if (can_share(rank, stage)) share(rank, stage);
 }
@@ -200,6 +221,9 @@ int rk_all_reduced(rk_rank *rank, const rk_step *step) {
     if (engine->wire) {
         double *losses = engine->losses + (steps - 1) * engine->config.num_microbatches;
         int stop = 0;
+        if (!rk_exchange_is_done(engine->exchange, RK_ROOT) ||
+            !rk_exchange_is_done(engine->exchange, RK_TOTAL))
+            return 0;
         if (!rk_wire_sums_are_here(engine->wire, square_sums_of(rank), losses, &stop)) return 0;
         if (stop) atomic_store(&engine->last_step, engine->first_step + steps);
         return 1;
@@ -237,6 +261,7 @@ int rk_agree(rk_rank *rank) {
     }
     double clip = engine->config.clip;
     rank->scale = clip > 0 && norm > clip ? clip / norm : 1.0;
+    rk_exchange_receive(engine->exchange, RK_WEIGHTS);
     return 1;
 }
 
@@ -255,19 +280,22 @@ void rk_clear_gradients(rk_rank *rank) {
 }
 
 /* Gives the other holders of a piece the weights that its owner has made. */
-static void hand_out(rk_engine *engine, const rk_piece *piece) {
+static void hand_out(rk_engine *engine, int32_t number) {
+    const rk_piece *piece = &engine->pieces[number];
     int32_t each = params_per_copy(engine);
     const float *from = weights(engine, piece->param) + piece->begin;
     int32_t use = engine->params[piece->param % each].first_use;
     for (; use >= 0; use = engine->params[use].next_use)
         for (int32_t param = use; param < engine->config.num_params; param += each)
-            if (param != piece->param)
+            if (param != piece->param && holds_here(engine, param))
                 memcpy(weights(engine, param) + piece->begin, from,
                        (size_t)piece->count * sizeof *from);
+    rk_exchange_send_piece(engine->exchange, number);
 }
 
-static void update_piece(rk_rank *rank, const rk_piece *piece) {
+static void update_piece(rk_rank *rank, int32_t number) {
     rk_engine *engine = rank->engine;
+    const rk_piece *piece = &engine->pieces[number];
     const rk_config *config = &engine->config;
     int64_t at = atomic_load(&rank->at_step);
     float lr = engine->learning_rate[at], scale = (float)rank->scale;
@@ -285,7 +313,7 @@ static void update_piece(rk_rank *rank, const rk_piece *piece) {
     else
         engine->kernels->sgd(value, first, grad, piece->count, lr, (float)config->beta1, decay,
                              scale, 0, 1);
-    if (config->zero) hand_out(engine, piece);
+    if (config->zero) hand_out(engine, number);
 }
 
 void rk_update(rk_rank *rank, const rk_step *step) {
@@ -293,10 +321,10 @@ void rk_update(rk_rank *rank, const rk_step *step) {
     const rk_config *config = &engine->config;
     const rk_stage_spec *spec = &engine->stages[step->stage].spec;
     for (int32_t i = 0; i < spec->update_count; i++)
-        update_piece(rank, &engine->pieces[spec->update_first + i]);
+        update_piece(rank, spec->update_first + i);
     if (!config->keep_gradients) clear_gradients(rank, spec);
     if (config->zero) {
-        atomic_fetch_add(&engine->refreshed[step->stage % stages_per_copy(engine)], 1);
+        atomic_fetch_add(&engine->refreshed[step->stage], 1);
         rk_ring_all(engine);
     }
     int64_t updated = atomic_fetch_add(&engine->updated, 1) + 1;
@@ -308,13 +336,9 @@ void rk_update(rk_rank *rank, const rk_step *step) {
 int rk_all_refreshed(rk_rank *rank, const rk_step *step) {
     (void)step;
     rk_engine *engine = rank->engine;
-    int64_t wanted = steps_begun(rank) * engine->config.copies;
-    int32_t each = params_per_copy(engine);
     for (int32_t param = 0; param < engine->config.num_params; param++) {
         if (engine->stages[engine->params[param].stage].spec.rank != rank->index) continue;
-        int32_t use = engine->params[param % each].first_use;
-        for (; use >= 0; use = engine->params[use].next_use)
-            if (atomic_load(&engine->refreshed[engine->params[use].stage]) < wanted) return 0;
+        if (!all_counted(rank, engine->refreshed, param)) return 0;
     }
-    return 1;
+    return rk_exchange_is_done(engine->exchange, RK_WEIGHTS);
 }

@@ -12,6 +12,7 @@
  *   team.c      the small team of threads that shares the tapes of one rank
  *   channel.c   stage to stage: bounded rings of buffers, handed over without a copy
  *   wire.c      the same between processes, over MPI
+ *   exchange.c  gradients and weights between processes, at the end of a step
  *   recorder.c  per-rank event ring, read by others at their own pace
  *   os.c        the operating system
  */
@@ -104,6 +105,20 @@ typedef struct rk_piece {
     int64_t first_moment, second_moment; /* offsets into the arena; updated pieces only */
     int32_t param, unused;
 } rk_piece;
+
+/* What goes from a holder in one process to a holder in another: the sum over some of the source's
+ * own gradient groups, to the piece's owner; the piece's total, or its new weights, from there. */
+enum rk_transfer_kind { RK_ROOT, RK_TOTAL, RK_WEIGHTS, RK_NUM_TRANSFERS };
+
+typedef struct rk_transfer {
+    int64_t source_offset, target_offset; /* into the arenas */
+    int64_t bytes;
+    int32_t kind, source, target; /* ranks */
+    int32_t stage;                /* not the owner's, but that of the other end */
+    int32_t piece;                /* of the owner's */
+    int32_t param, group;         /* of a root: whose, and its first group */
+    int32_t tag;                  /* one of its own among those from source to target */
+} rk_transfer;
 
 /* Elements that are added to a sum of squares together: the block of kernels/reduce.c. */
 enum { RK_BLOCK = 4096 };
@@ -264,6 +279,7 @@ struct rk_engine {
     int here;            /* as in the config */
     int32_t stages_here; /* of this process's ranks */
     rk_wire *wire;       /* NULL: no other processes */
+    struct rk_exchange *exchange; /* NULL: nor do they hold what is held here */
     rk_rank *ranks;
     rk_stage *stages;
     rk_channel *channels;
@@ -274,8 +290,8 @@ struct rk_engine {
     int32_t num_calls;
     int64_t *first_block; /* per parameter of the first copy, and one more: blocks before it */
     double *square_sums;  /* per such block, doubled by step parity */
-    /* Per stage of the first copy, over this request's steps and all its copies: REDUCE_GRADs,
-     * and OPT_STEPs that have handed their weights out. */
+    /* Per stage, over this request's steps: REDUCE_GRADs, and OPT_STEPs that have handed their
+     * weights out. */
     _Atomic int64_t *gathered, *refreshed;
     /* The virtual clock's evaluator, per program; absent under the wall clock. */
     tl_graph graph[RK_NUM_PROGRAMS];
@@ -310,6 +326,7 @@ const char *rk_op_name(int64_t op);
 rk_engine *rk_create(const rk_config *config, const ck_kernels *kernels,
                      const rk_stage_spec *stages, const rk_channel_spec *channels,
                      const rk_param_spec *params, const rk_piece *pieces,
+                     const rk_transfer *transfers, int64_t num_transfers,
                      const rk_tape *tapes, int64_t num_tapes,
                      const rk_call *calls, int64_t num_calls, const int64_t *arena_bytes);
 int rk_set_program(rk_engine *engine, int program, int rank, const rk_step *steps, int64_t count);
@@ -375,6 +392,23 @@ void rk_clear_gradients(rk_rank *rank);
 void rk_update(rk_rank *rank, const rk_step *step);
 /* Are all weights that other holders update for this rank's stages there? */
 int rk_all_refreshed(rk_rank *rank, const rk_step *step);
+
+/* exchange.c; all of it does nothing where `exchange` is NULL. */
+typedef struct rk_exchange rk_exchange;
+rk_exchange *rk_exchange_create(rk_engine *engine, const rk_transfer *specs, int64_t count);
+int rk_exchange_settle(rk_exchange *exchange);
+void rk_exchange_destroy(rk_exchange *exchange);
+void rk_exchange_begin_step(rk_exchange *exchange);
+void rk_exchange_poll(rk_exchange *exchange);
+void rk_exchange_receive(rk_exchange *exchange, int kind);
+/* At the end of the stage's REDUCE_GRAD. */
+void rk_exchange_send_roots(rk_exchange *exchange, int32_t stage);
+/* When the piece's total is there, or its new weights. */
+void rk_exchange_send_piece(rk_exchange *exchange, int32_t piece);
+int rk_exchange_has_roots(const rk_exchange *exchange, int32_t piece);
+/* Where the other process's root has come to. */
+float *rk_exchange_root(rk_exchange *exchange, int32_t piece, int32_t param, int group);
+int rk_exchange_is_done(const rk_exchange *exchange, int kind);
 
 int rk_lane_of(int kind);
 void rk_note(rk_rank *rank, const rk_step *step, int lane, int64_t start, int64_t end);

@@ -178,6 +178,7 @@ void rk_wire_poll(rk_wire *wire) {
             poll_consumer(wire, e);
     }
     poll_sums(wire);
+    rk_exchange_poll(wire->engine->exchange);
 }
 
 void rk_wire_glance(rk_wire *wire) {
@@ -255,6 +256,38 @@ int rk_wire_sums_are_here(rk_wire *wire, double *square_sums, double *losses, in
     return 1;
 }
 
+/* ---- transfers that are no channel's ---------------------------------------------------------- */
+
+/* Tags of channels come first. */
+static int tag_of(const rk_wire *wire, int32_t tag) {
+    return 2 * wire->engine->config.num_channels + tag;
+}
+
+void rk_wire_isend(rk_wire *wire, const void *from, int64_t bytes, int peer, int32_t tag,
+                   uint64_t *request) {
+    isend_function isend = (isend_function)wire->mpi.isend;
+    check(wire, isend(from, (int)bytes, wire->mpi.byte, peer, tag_of(wire, tag),
+                      wire->mpi.messages, request));
+}
+
+void rk_wire_irecv(rk_wire *wire, void *to, int64_t bytes, int peer, int32_t tag,
+                   uint64_t *request) {
+    irecv_function irecv = (irecv_function)wire->mpi.irecv;
+    check(wire, irecv(to, (int)bytes, wire->mpi.byte, peer, tag_of(wire, tag),
+                      wire->mpi.messages, request));
+}
+
+int rk_wire_test(rk_wire *wire, uint64_t *request) {
+    status unread;
+    int done = 0;
+    check(wire, ((test_function)wire->mpi.test)(request, &done, &unread));
+    return done;
+}
+
+void rk_wire_cancel(rk_wire *wire, uint64_t *request) {
+    ((cancel_function)wire->mpi.cancel)(request);
+}
+
 /* ---- opening and closing -------------------------------------------------------------------- */
 
 static int open_end(rk_wire *wire, end *e, rk_channel *channel, int32_t index) {
@@ -304,7 +337,7 @@ static int settle(rk_wire *wire, flight *f, int cancel) {
 
 void rk_wire_destroy(rk_wire *wire) {
     if (!wire) return;
-    int settled = !wire->sums_under_way;
+    int settled = rk_exchange_settle(wire->engine->exchange) && !wire->sums_under_way;
     for (int32_t i = 0; i < wire->num_ends; i++) {
         settled &= settle(wire, &wire->ends[i].data, !wire->ends[i].is_producer);
         settled &= settle(wire, &wire->ends[i].credits, wire->ends[i].is_producer);

@@ -51,6 +51,14 @@ void rk_wire_send(rk_wire *wire, struct rk_channel *channel, void *buffer, int32
 /* The consumer tells the producer that it took a message or, with capacity 0, came for one. */
 void rk_wire_credit(rk_wire *wire, struct rk_channel *channel);
 
+/* Single transfers, e.g. of gradients; tags are the caller's own. rk_wire_test: 1 when done. */
+void rk_wire_isend(rk_wire *wire, const void *from, int64_t bytes, int peer, int32_t tag,
+                   uint64_t *request);
+void rk_wire_irecv(rk_wire *wire, void *to, int64_t bytes, int peer, int32_t tag,
+                   uint64_t *request);
+int rk_wire_test(rk_wire *wire, uint64_t *request);
+void rk_wire_cancel(rk_wire *wire, uint64_t *request);
+
 /* The end of a step: every process gives its square sums and losses, and gets everyone's. */
 void rk_wire_begin_step(rk_wire *wire);
 double *rk_wire_losses(rk_wire *wire); /* of this step's microbatches, where they are made */
