@@ -477,3 +477,14 @@ def test_a_process_that_forgets_to_close_ends_all_the_same() -> None:
         [sys.executable, "-c", code], timeout=30, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+def test_a_viewer_that_was_forgotten_asks_on(net: Net) -> None:
+    hub = net.hub()
+    viewer = net.viewer(hub)
+    for i in range(3):
+        array = np.full(200_000, i)
+        answer = net.ask(hub, viewer, lambda m, i=i, a=array: ({"i": i}, {"a": a}))
+        assert answer[0] == {"i": i}
+        np.testing.assert_array_equal(answer[1]["a"], array)
+        hub._viewers.clear()  # as after a long silence
