@@ -28,8 +28,8 @@ PING_SECONDS = 1.0
 BURST = 8
 #: Events that may wait here; what comes on top is dropped, and its numbers tell so.
 MOST_WAITING = 1 << 16
-_FLUSH_SECONDS = 0.04  # a batch that is not full waits at most so long, and a tick
-_TICK_SECONDS = 0.01
+_FLUSH_SECONDS = 0.03  # a batch that is not full waits at most so long, and a tick
+_TICK_SECONDS = 0.02
 _FRAMES_WAITING = 64  # batches that zmq may hold at each end
 
 
