@@ -130,8 +130,8 @@ class Collector:
             return
         if self._ending is not None:
             if now > self._ending or not (self._is_consequence or self._awaited()):
-                self.hub.tell({"do": "bye"})
                 self.end("failed")
+                self.hub.tell({"do": "bye"})  # ranks may now end this very process
             return
         for member in self.members:
             silent = self.hub.heard(member.rank)
