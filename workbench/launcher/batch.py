@@ -19,29 +19,28 @@ _SCRIPT = """\
 # Submit with: sbatch {script}
 # {summary}
 set -euo pipefail
-{setup}
-job={job}
+{setup}job={job}
 
 # Slurm warns this shell {warning} s before the time limit, and scancel --batch
 # --signal=TERM does so at any time: the ranks then end with the step under way and write
 # the run's folder. (srun itself, told to end, would kill them.)
-stopping=
+interrupted=
 stop() {{
-  stopping=yes
+  interrupted=yes
   scancel --signal=TERM "$SLURM_JOB_ID"
 }}
 trap stop TERM
 
 # One rank that dies ends them all: --kill-on-bad-exit, without which srun waits on.
-{step} \\
+{step} \
   workbench run "$job" &
 ranks=$!
-status=0
-wait "$ranks" || status=$?
-if [[ -n $stopping ]]; then # the trap has ended that wait, not the ranks
+while
+  interrupted=
   status=0
   wait "$ranks" || status=$?
-fi
+  [[ -n $interrupted ]] # the signal has ended that wait, not the ranks
+do :; done
 exit "$status"
 """
 
