@@ -73,15 +73,28 @@ def main() -> int:
     except ForeignWorkbench as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 2
-    # These two need not wait for what the command line needs.
-    if sys.argv[1:2] == ["rank"]:
-        from .rank import main as rank
-
-        return rank()
-    if sys.argv[1:2] == ["monitor"]:
+    command = sys.argv[1:2]
+    if command == ["monitor"]:
         from .monitor import main as monitor
 
         return monitor(sys.argv[2])
+    from .rank import launched_by
+    from .rank import main as beside
+
+    if command == ["rank"]:
+        return beside(_rank)
+    if command == ["run"] and launched_by():
+        return beside(_command)
+    return _command()
+
+
+def _rank() -> int:
+    from workbench.launcher.rank import main as rank
+
+    return rank()
+
+
+def _command() -> int:
     from workbench.cli import main as run
 
     return run()

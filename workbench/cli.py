@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cython_kernels import _kernels
+from pipeline_workbench.rank import launched_by
 
 from .data import Data
 from .engine import AdamW, Job, Run, RunError, WarmupCosine, cores
-from .engine.observed import progress_words
-from .launcher import launch
+from .engine.observed import OVER, Observed, progress_words
+from .launcher import RemoteRun, SavedRun, launch
 from .model import Model
 from .partition import Partition
 from .schedule import SCHEDULES, Schedule, side_by_side
@@ -95,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--clock", choices=("auto", "wall", "virtual"), default="auto")
     run.add_argument("--folder", type=Path, help="where the run's files go")
+    run.add_argument("--on", default="threads", help="threads, or a place such as mpi")
+    run.add_argument("--host", help="address that ranks of other machines report to")
     run.add_argument("--prompt", default="def ", help="start of the sample at the end")
     run.add_argument("--sample", type=int, default=200, help="bytes to sample; 0: none")
     draw = commands.add_parser("schedule", help="draw, check and simulate schedules")
@@ -144,15 +147,34 @@ def _describe(job: Job) -> None:
     print(f"memory     {arenas} MiB per rank; kernels: {_kernels.isa()}")
 
 
-def _follow(run: Run) -> None:
+#: Seconds between two lines of progress where nobody looks at a bar.
+LINE_SECONDS = 10.0
+
+
+def _follow_in_lines(run: Observed) -> None:
+    """As ``_follow``, for a batch job's log."""
+    told = 0.0
+    while run.state not in OVER:
+        now = run.progress()
+        if time.monotonic() - told > LINE_SECONDS and now["step"]:
+            told = time.monotonic()
+            words = [f"step {now['step']} of {now['steps']}", *progress_words(now)]
+            print(", ".join(words), file=sys.stderr, flush=True)
+        time.sleep(0.2)
+
+
+def _follow(run: Observed) -> None:
     """A progress bar until the run is over."""
     from tqdm import tqdm
+
+    if not sys.stderr.isatty():
+        return _follow_in_lines(run)
 
     with tqdm(
         total=run.job.steps, unit="step", file=sys.stderr, dynamic_ncols=True
     ) as bar:
         while True:
-            over = run.state in ("finished", "stopped", "failed", "paused")
+            over = run.state in (*OVER, "paused")
             now = run.progress()
             bar.update(now["step"] - bar.n)
             bar.set_postfix_str(", ".join(progress_words(now)), refresh=False)
@@ -161,7 +183,7 @@ def _follow(run: Run) -> None:
             time.sleep(0.2)
 
 
-def _conclude(run: Run, prompt: str, sample: int) -> None:
+def _conclude(run: Run | RemoteRun | SavedRun, prompt: str, sample: int) -> None:
     print(
         f"\nrun {run.id}: {run.state} after {run.steps_done} of {run.job.steps} steps"
     )
@@ -180,10 +202,29 @@ def _conclude(run: Run, prompt: str, sample: int) -> None:
     )
 
 
+def _job_of(options: argparse.Namespace) -> Job:
+    return Job.from_toml(Path(options.job)) if options.job else main_job(options)
+
+
+def _run_together(options: argparse.Namespace) -> int:
+    """This process is one rank of several that mpiexec or srun has started."""
+    from .launcher.rank import together
+
+    status, folder = together(
+        lambda: _job_of(options), options.folder, options.host, _follow
+    )
+    if folder is not None:
+        _conclude(SavedRun(folder), options.prompt, options.sample)
+    return status
+
+
 def _run(options: argparse.Namespace) -> int:
-    job = Job.from_toml(Path(options.job)) if options.job else main_job(options)
+    if launched_by():
+        return _run_together(options)
+    job = _job_of(options)
     _describe(job)
-    run = launch(job, folder=options.folder)
+    place = {} if options.host is None else {"host": options.host}
+    run = launch(job, on=options.on, folder=options.folder, **place)
     try:
         _follow(run)
         run.wait()

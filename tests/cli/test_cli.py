@@ -33,6 +33,7 @@ def test_run_trains_and_leaves_its_folder(
         "losses.csv",
         "summary.json",
         "timeline.html",
+        "events.npy",
         "trace.json",
         "weights.safetensors",
     }

@@ -113,3 +113,18 @@ def test_transfers_stay_within_arenas_and_do_not_share_memory(
         for parts in ends.values():
             edges = np.array(sorted(parts))
             assert (edges[1:, 0] >= edges[:-1, 1]).all()
+
+
+def test_a_stop_leaves_every_replica_at_the_same_step(
+    tiny_data: wb.Data, tmp_path: Path
+) -> None:
+    job = replace(jobs_on(4, tiny_data)["1f1b-2-tied-1"], steps=3000, evaluate=0)
+    orders = {"stop": {3: {5: "stop"}}}  # to a rank of the second replica
+    found = run_ranks(tmp_path, {"stop": job}, 4, orders)["stop"]
+    assert found["state"] == "stopped"
+    done = len(found["losses"])
+    assert 5 <= done < 3000
+    whole = replace(job, steps=done, zero=0)
+    expected = threads_outcome(whole, tmp_path / "threads")
+    assert found["hashes"] == expected["hashes"]
+    assert found["norms"] == expected["norms"]

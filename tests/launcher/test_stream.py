@@ -68,18 +68,20 @@ def test_a_hundred_megabytes_do_not_starve_the_beats(net: Net) -> None:
     rank = net.reporter(hub)
     rank.beat = lambda: {"step": 7}
     assert net.until(hub, lambda: net.of("beat"))
+    net.found.clear()
     rank.tell("tensor", {}, {"values": np.arange(25_000_000, dtype="f4")})
     rank.tell("bye")
-    assert net.until(hub, lambda: net.of("bye"), 60)
+    deadline = time.monotonic() + 60
+    while not net.of("bye") and time.monotonic() < deadline:
+        # A slow hub: at 2 MiB under way, 100 MB need at least 48 looks, 1.4 seconds.
+        time.sleep(0.03)
+        net.found += hub.poll(0)
     kinds = [m.kind for m in net.found]
-    # Whatever the machine's pace, the beats are due while it is under way, and come.
-    assert kinds.index("tensor") < kinds.index("bye")
+    assert kinds[: kinds.index("tensor")].count("beat") >= 2
     values = net.of("tensor")[0].arrays["values"]
-    assert values[-1] == 24_999_999
-    before = len(net.of("beat"))
-    assert net.until(hub, lambda: len(net.of("beat")) > before)
+    np.testing.assert_array_equal(values[:: 10**6], np.arange(0, 25 * 10**6, 10**6))
     assert net.of("beat")[0].body == {"step": 7}
-    assert hub.heard(0) < 5
+    assert rank.silence < 5
 
 
 def test_a_beat_that_fails_is_told_and_harms_nothing(net: Net) -> None:
@@ -475,3 +477,14 @@ def test_a_process_that_forgets_to_close_ends_all_the_same() -> None:
         [sys.executable, "-c", code], timeout=30, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+def test_a_viewer_that_was_forgotten_asks_on(net: Net) -> None:
+    hub = net.hub()
+    viewer = net.viewer(hub)
+    for i in range(3):
+        array = np.full(200_000, i)
+        answer = net.ask(hub, viewer, lambda m, i=i, a=array: ({"i": i}, {"a": a}))
+        assert answer[0] == {"i": i}
+        np.testing.assert_array_equal(answer[1]["a"], array)
+        hub._viewers.clear()  # as after a long silence

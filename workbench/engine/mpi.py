@@ -36,19 +36,6 @@ PATIENCE = 60.0
 _POLL_SECONDS = 0.0005
 
 
-def launched_by() -> str | None:
-    """The launcher that started this process as one rank of several ("mpiexec",
-    "srun"), by what it left in the environment; None where nobody did."""
-    environment = os.environ
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", "0")) > 1:
-        return "mpiexec"
-    if "PMI_SIZE" in environment and int(environment["PMI_SIZE"]) > 1:
-        return "srun" if "SLURM_STEP_ID" in environment else "mpiexec"
-    if "PMIX_RANK" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
-        return "srun"
-    return None
-
-
 def _mpi() -> Any:
     """mpi4py's module, MPI initialised so that one thread at a time may call it."""
     try:

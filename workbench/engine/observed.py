@@ -21,6 +21,9 @@ from .job import Job
 
 MAX_EVENTS = 2_000_000
 
+#: Seconds over which a speed is told; steps may be heard of several at once.
+SHORTEST_SPAN = 0.05
+
 #: A run is over in these states; "stopped" can be resumed.
 OVER = ("stopped", "finished", "failed")
 
@@ -220,6 +223,8 @@ class Observed:
         if len(marks) < 2 or marks[-1][1] == marks[0][1]:
             return None
         (t0, step0), (t1, step1) = marks[0], marks[-1]
+        if t1 - t0 < SHORTEST_SPAN:
+            return None
         return self.job.tokens_per_step * (step1 - step0) / (t1 - t0)
 
     def watch(self) -> Any:

@@ -119,7 +119,8 @@ class _Part:
         return np.rint(self.gap * np.clip(share, 0, 1)).astype(np.int64)
 
     def align(self, times: np.ndarray) -> np.ndarray:
-        return self.clock.align(times) + self.left(times)
+        aligned = self.clock.align(times)
+        return aligned + self.left(times) if self.gap else aligned
 
 
 class Alignment:
@@ -152,13 +153,17 @@ class Alignment:
         """(n,) int64 ns by the rank's clock -> by the hub's."""
         if not len(times):
             return times
-        begins = np.array([part.since for part in self._parts[1:]], np.int64)
-        which = np.searchsorted(begins, times, "right")
-        aligned = np.empty_like(times)
-        for i in np.unique(which):
-            mine = which == i
-            aligned[mine] = self._parts[i].align(times[mine])
         latest = int(times.max())
+        newest = self._parts[-1]
+        if len(self._parts) == 1 or times.min() >= newest.since:
+            aligned = newest.align(times)
+        else:
+            begins = np.array([part.since for part in self._parts[1:]], np.int64)
+            which = np.searchsorted(begins, times, "right")
+            aligned = np.empty_like(times)
+            for i in np.unique(which):
+                mine = which == i
+                aligned[mine] = self._parts[i].align(times[mine])
         self._latest = latest if self._latest is None else max(self._latest, latest)
         return aligned
 

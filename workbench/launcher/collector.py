@@ -21,7 +21,7 @@ from ..engine import Job, RunError, output
 from ..engine.errors import waits_for
 from ..engine.observed import OVER, Observed
 from ..memory import flat
-from ..schedule import Action, Kind
+from ..schedule import KIND_CODE, Action, Kind
 from .stream import Hub, Keys, Message, write_live
 
 #: Silence after which a rank counts as lost. It beats four times a second, from a thread
@@ -88,6 +88,13 @@ class Collector:
         self._origin = time.monotonic_ns()
         programs = job.executed.programs(optimizer=True)
         self._programs = [tuple(flat(program.steps)) for program in programs]
+        self._places: list[dict[tuple[int, ...], int]] = [
+            {
+                (KIND_CODE[a.kind], a.stage, a.microbatch, a.slice): i
+                for i, a in enumerate(program)
+            }
+            for program in self._programs
+        ]
         self._turned = time.monotonic()
         self._ending: float | None = None  # when the last words have been waited for
         self._is_consequence = False  # of a failure that is still to be told
@@ -130,8 +137,8 @@ class Collector:
             return
         if self._ending is not None:
             if now > self._ending or not (self._is_consequence or self._awaited()):
-                self.hub.tell({"do": "bye"})
                 self.end("failed")
+                self.hub.tell({"do": "bye"})  # ranks may now end this very process
             return
         for member in self.members:
             silent = self.hub.heard(member.rank)
@@ -163,9 +170,10 @@ class Collector:
             events["start"] -= self._origin
             events["end"] -= self._origin
             self.run._events.append(events)
+            if len(events):
+                self._stands_after(member, events[-1])
         elif message.kind == "beat":
-            member.step = int(body.get("step", member.step))
-            member.counter = int(body.get("counter", member.counter))
+            self._stands(member, int(body.get("step", 0)), int(body.get("counter", 0)))
         elif message.kind == "hello":
             member.host, member.pid = str(body.get("host")), int(body["pid"])
             member.about = body
@@ -187,6 +195,20 @@ class Collector:
             self.killed(rank, int(body["signal"]), None)
         elif message.kind == "bye":
             member.is_over = True
+
+    def _stands(self, member: Member, step: int, counter: int) -> None:
+        """Events and beats come by different ways: the one that is further on counts."""
+        if (step, counter) > (member.step, member.counter):
+            member.step, member.counter = step, counter
+
+    def _stands_after(self, member: Member, event: np.void) -> None:
+        """The rank has done this, and is at what comes next."""
+        names = ("kind", "stage", "microbatch", "slice")
+        done = tuple(int(event[name]) for name in names)
+        counter = self._places[member.rank].get(done)
+        if counter is not None:
+            last = len(self._programs[member.rank]) - 1
+            self._stands(member, int(event["step"]), min(counter + 1, last))
 
     def _take_state(self, member: Member, state: str) -> None:
         member.state = state

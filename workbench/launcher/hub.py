@@ -82,6 +82,7 @@ class Hub:
         now = time.monotonic()
         self._ranks = [_Rank(now) for _ in range(size)]
         self._viewers: dict[int, _End] = {}
+        self._busy: set[_End] = set()  # ends of links that have just been heard
         self._context = zmq.Context()
         self._zap = self._context.socket(zmq.REP)
         self._zap.bind("inproc://zeromq.zap.01")
@@ -232,6 +233,7 @@ class Hub:
         end.identity, end.heard = parts[0], time.monotonic()
         if frame.rank >= 0:
             self._ranks[frame.rank].heard = end.heard
+        self._busy.add(end)
         message = end.receive(frame)
         if message is not None:
             found.append(self._ask(message, frame) if frame.rank < 0 else message)
@@ -277,13 +279,10 @@ class Hub:
         return Message(None, "ask", body, message.arrays, reply)
 
     def _answer_links(self) -> None:
-        for end in [*self._viewers.values(), *(s.link for s in self._ranks)]:
-            if end is not None:
-                self._flush(end)
-        if any(
-            time.monotonic() - end.heard > VIEWER_SECONDS
-            for end in self._viewers.values()
-        ):
+        for end in list(self._busy):
+            self._flush(end)
+        now = time.monotonic()
+        if any(now - end.heard > VIEWER_SECONDS for end in self._viewers.values()):
             self._forget_viewers()
 
     def _flush(self, end: _End) -> None:
@@ -291,6 +290,8 @@ class Hub:
             end.flush(lambda data: self._send(end, data))
             if end.unacknowledged:
                 self._send(end, end.frame(BARE))
+        # Until an acknowledgement makes room, nothing more can be done.
+        self._busy.discard(end)
 
     def _send(self, end: _End, data: bytes) -> bool:
         import zmq
@@ -383,8 +384,8 @@ class Hub:
 def _aligned(rank: int, alignment: Alignment, rows: np.ndarray) -> Message:
     # Together: what ends later than the next begins must not come under another
     # estimate.
-    times = np.concatenate([rows["start"], rows["end"]])
-    rows["start"], rows["end"] = np.split(alignment.align(times), 2)
+    times = alignment.align(np.concatenate([rows["start"], rows["end"]]))
+    rows["start"], rows["end"] = times[: len(rows)], times[len(rows) :]
     return Message(rank, "events", {}, {"events": rows})
 
 

@@ -122,7 +122,11 @@ def _launch_processes(
     env = {STREAM: address, KEYS: keys.for_clients().to_text()}
     size = job.executed.num_ranks
     where = RunFolder.create(folder, name=job.name)
-    command = places.command(on, size, where.path, env, **options)
+    try:
+        command = places.command(on, size, where.path, env, **options)
+    except ValueError:
+        where.path.rmdir()  # nothing has been written yet
+        raise
     where.write_text("job.toml", job.to_toml())
     told = {name: v for name, v in command.env.items() if name not in env}
     plan: dict[str, Any] = {"on": on, "argv": command.argv, "env": told}

@@ -28,8 +28,8 @@ PING_SECONDS = 1.0
 BURST = 8
 #: Events that may wait here; what comes on top is dropped, and its numbers tell so.
 MOST_WAITING = 1 << 16
-_FLUSH_SECONDS = 0.04  # a batch that is not full waits at most so long, and a tick
-_TICK_SECONDS = 0.01
+_FLUSH_SECONDS = 0.03  # a batch that is not full waits at most so long, and a tick
+_TICK_SECONDS = 0.02
 _FRAMES_WAITING = 64  # batches that zmq may hold at each end
 
 
@@ -83,7 +83,8 @@ class _Queue:
     def put(self, events: np.ndarray) -> None:
         with self._lock:
             room = max(0, MOST_WAITING - self._waiting)
-            taken = events[:room].copy()
+            # A copy; several times as fast as copy(), which goes field by field.
+            taken = np.frombuffer(events[:room].tobytes(), tables.EVENT)
             if len(taken):
                 self._parts.append((self.numbered, taken))
             self._waiting += len(taken)

@@ -2,7 +2,7 @@
 
 Ranks push events, which may be lost but are numbered, so that a loss is known; all else
 (what they are, states, losses, tensors, commands) is told reliably and in order. Both
-ways are encrypted and authenticated by CurveZMQ. docs/multi-node.md has the picture.
+ways are encrypted and authenticated by CurveZMQ. docs/engine.md says more.
 """
 
 from __future__ import annotations

@@ -278,7 +278,7 @@ def event_rows(payload: Any) -> np.ndarray:
     """An EVENTS frame's rows, a copy; raises Malformed."""
     if len(payload) % tables.EVENT.itemsize:
         raise Malformed("events cut in the middle")
-    rows = np.frombuffer(payload, tables.EVENT).copy()
+    rows = np.frombuffer(bytearray(payload), tables.EVENT)
     if len(rows) > BATCH:
         raise Malformed(f"{len(rows)} events in a batch, the most is {BATCH}")
     return rows
