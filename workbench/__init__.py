@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .data import Data
 from .engine import SGD, AdamW, Constant, Job, Run, RunError, WarmupCosine
-from .launcher import RemoteRun, SavedRun, attach, launch
+from .launcher import RemoteRun, SavedRun, attach, launch, slurm_script
 from .memory import MemoryPlan
 from .model import Model
 from .partition import Partition
@@ -99,4 +99,5 @@ __all__ = [
     "search_splits",
     "side_by_side",
     "simulate",
+    "slurm_script",
 ]

@@ -278,11 +278,15 @@ def _schedules(options: argparse.Namespace) -> int:
 
 def _doctor() -> int:
     available = ", ".join(_kernels.available_isas())
-    print(f"python     {platform.python_version()} on {platform.platform()}")
-    print(f"cores      {cores.usable()} usable of {os.cpu_count()}")
+    print(f"python      {platform.python_version()} on {platform.platform()}")
+    print(f"cores       {cores.usable()} usable of {os.cpu_count()}")
     print(
-        f"kernels    {_kernels.isa()} (this build holds, and this machine runs: {available})"
+        f"kernels     {_kernels.isa()} (this build holds, and this machine runs: {available})"
     )
+    from .launcher.doctor import launchers
+
+    for name, told in launchers().items():
+        print(f"{name:12}{told}")
     return 0
 
 

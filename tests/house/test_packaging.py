@@ -22,8 +22,13 @@ def test_conda_users_get_the_same_packages() -> None:
     entries = yaml.safe_load(text)["dependencies"]
     pip = next(e["pip"] for e in entries if isinstance(e, dict))
     extras = project()["optional-dependencies"]
-    wanted = {*project()["dependencies"], *extras["lab"], *extras["search"], "-e ."}
-    assert set(pip) == wanted
+    optional = {*extras["lab"], *extras["search"], *extras["mpi"]}
+    assert set(pip) == {*project()["dependencies"], *optional, "-e ."}
+
+
+def test_what_users_can_install_is_what_tests_install() -> None:
+    extras = project()["optional-dependencies"]
+    assert {*extras["mpi"], *extras["search"]} <= set(extras["test"])
 
 
 def test_version_is_stated_once() -> None:

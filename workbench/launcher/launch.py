@@ -41,13 +41,23 @@ def launch(
 
     ``on="threads"``: the ranks are native threads of this process. ``on="mpi"``: they
     are processes of this machine, started by mpiexec and watched over by a process of
-    their own, so that they go on when this one ends; ``options`` are the place's, such
-    as ``host``, the address that the ranks report to. ``on`` an ipyparallel ``Cluster``
-    or ``Client``: its engines are the ranks. ``folder`` is the run's own
-    folder (default: a new one under ``runs/``).
+    their own, so that they go on when this one ends. ``on="ssh:hostA,hostB"``: the same
+    on other machines, by ssh (``"ssh:hostA:2,hostB:2"``: so many ranks each).
+    ``on="slurm"``: through srun, or with ``batch=True`` through sbatch. ``on`` an
+    ipyparallel ``Cluster`` or ``Client``: its engines are the ranks. ``folder`` is the
+    run's own folder (default: a new one under ``runs/``).
 
-    Raises ValueError for a place that there is not, and MemoryError when the job does
-    not fit.
+
+    ``options`` of all places with processes: ``host``, the address of this machine that
+    the ranks report to, and ``ports``, the two that they report to (default: free ones);
+    ``python``, as it is called there; ``environment``, more for the ranks'. Of ssh:
+    ``ssh``, such as ``"ssh -F file"``; ``iface``, the interface to talk over; ``wdir``,
+    the folder to start in. Of Slurm: ``nodes``, ``ntasks_per_node``, ``partition``,
+    ``time``, ``account``, ``threads`` (cores per rank), ``mpi`` (srun's ``--mpi``),
+    ``extra`` (more words for srun or sbatch), ``batch``.
+
+    Raises ValueError for a place that there is not, an option that it has not, or a
+    missing program, and MemoryError when the job does not fit.
     """
     if on == "threads":
         if options:
@@ -71,6 +81,32 @@ def _free_ports(host: str) -> tuple[int, int]:
             holder.close()
 
 
+def _host_of(on: Any, options: dict[str, Any]) -> str:
+    """The address that the ranks report to; a launcher over ssh is told it, too."""
+    from . import places
+
+    asked = options.pop("host", None)
+    if not isinstance(on, str) or not places.is_elsewhere(on):
+        return str(asked or "127.0.0.1")
+    host = str(asked or places.reachable_address())
+    options["host"] = host
+    return host
+
+
+def _ports_of(asked: Any, host: str) -> tuple[int, int]:
+    """The two ports that the collector listens on."""
+    if asked is None:
+        return _free_ports(host)
+    ports = tuple(asked) if isinstance(asked, list | tuple) else ()
+    if len(set(ports)) != 2 or not all(
+        isinstance(port, int) and 0 < port < 65536 for port in ports
+    ):
+        raise ValueError(
+            f"ports={asked!r}: two different ports are wanted, such as (5801, 5802)"
+        )
+    return ports
+
+
 def _launch_processes(
     job: Job, on: Any, folder: str | Path | None, options: dict[str, Any]
 ) -> RemoteRun:
@@ -81,8 +117,8 @@ def _launch_processes(
     from .rank import KEYS, STREAM
 
     job = for_processes(job)
-    host = str(options.pop("host", "127.0.0.1"))
-    ports = options.pop("ports", None) or _free_ports(host)
+    host = _host_of(on, options)
+    ports = _ports_of(options.pop("ports", None), host)
     keys = Keys.new()
     address = f"{host}:{ports[0]}:{ports[1]}"
     env = {STREAM: address, KEYS: keys.for_clients().to_text()}
@@ -100,6 +136,7 @@ def _launch_processes(
             raise
         told = {name: v for name, v in command.env.items() if name not in env}
         plan |= {"on": on, "argv": command.argv, "env": told}
+        plan["hello_seconds"] = command.hello_seconds
     where.write_text("job.toml", job.to_toml())
     where.write_text("launch.json", json.dumps(plan, indent=2) + "\n")
     with (where.path / "monitor.log").open("ab") as log:

@@ -1,0 +1,225 @@
+"""Ranks on other hosts, over ssh and Slurm: the same bits, and failures in words."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import workbench as wb
+from workbench.launcher.keys import read_live
+
+from .hosts import Hosts, Slurm, until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.mpi]
+
+MakeJob = Callable[..., wb.Job]
+OVER = ("finished", "stopped", "failed")
+
+
+@pytest.fixture
+def launch(hosts: Hosts, tmp_path: Path) -> Iterator[Callable[..., wb.RemoteRun]]:
+    """wb.launch with what these hosts need; ends what a failed test leaves."""
+    begun: list[wb.RemoteRun] = []
+
+    def start(job: wb.Job, on: str, **options: Any) -> wb.RemoteRun:
+        if on == "ssh":
+            on = "ssh:" + ",".join(hosts.names)
+            options["ssh"] = hosts.ssh
+        options.setdefault("host", hosts.address)
+        begun.append(wb.launch(job, on=on, folder=tmp_path / "run", **options))
+        return begun[-1]
+
+    yield start
+    for run in begun:
+        if run.state not in OVER:
+            run.abort()
+        run._monitor.wait(20)
+
+
+def threads_hash(job: wb.Job, folder: Path, known: dict[str, str]) -> str:
+    if "hash" not in known:
+        known["hash"] = wb.launch(job, folder=folder).wait(60).weights_hash()
+    return known["hash"]
+
+
+def arguments() -> bytes:
+    """Those of all processes, on all hosts."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes())
+        except OSError:
+            continue
+    return b"\n".join(found)
+
+
+class Watch(threading.Thread):
+    """Looks at all processes' arguments for as long as a run goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.seen: set[bytes] = set()
+        self.over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self.over.wait(0.05):
+            self.seen.update(arguments().split(b"\n"))
+
+    def stop(self) -> bytes:
+        self.over.set()
+        self.join()
+        return b"\n".join(self.seen)
+
+
+def hosts_of(run: wb.RemoteRun) -> list[str]:
+    return [rank["host"] for rank in run.ranks]
+
+
+@pytest.mark.parametrize(
+    ("on", "options"),
+    [
+        ("ssh", {}),
+        ("slurm", {"nodes": 2}),
+        ("slurm", {"nodes": 2, "batch": True, "poll_seconds": 0.2}),
+    ],
+    ids=["ssh", "srun", "sbatch"],
+)
+def test_the_same_bits_as_threads_and_no_key_in_any_arguments(
+    on: str,
+    options: dict[str, Any],
+    launch: Callable[..., wb.RemoteRun],
+    slurm: Slurm,
+    job: MakeJob,
+    tmp_path: Path,
+    of_threads: dict[str, str],
+) -> None:
+    watch = Watch()
+    run = launch(job(), on, **options)
+    live = tmp_path / "run" / "live.json"
+    until(live.exists, "the collector")
+    keys = read_live(live.parent)["keys"]
+    run.wait(60)
+    seen = watch.stop()
+    assert run.weights_hash() == threads_hash(job(), tmp_path / "t", of_threads)
+    assert hosts_of(run) == ["host1", "host1", "host2", "host2"]
+    assert b"pipeline_workbench" in seen  # it did look
+    files = [p for p in (tmp_path / "run").iterdir() if p.name != "live.json"]
+    for secret in (keys.client_secret, keys.server_public):
+        assert secret.encode() not in seen
+        assert not [p.name for p in files if secret.encode() in p.read_bytes()]
+
+
+def begin(run: wb.RemoteRun) -> dict[int, int]:
+    """Waits until it trains; the process of each rank."""
+    until(lambda: run.steps_done >= 3 or run.state in OVER, "training", 40)
+    assert run.state == "running", run.error
+    return {rank["rank"]: rank["pid"] for rank in run.ranks}
+
+
+def failure_within(run: wb.RemoteRun, seconds: float) -> str:
+    until(lambda: run.state in OVER, "the failure", seconds)
+    assert run.state == "failed"
+    return str(run.error)
+
+
+def gone(hosts: Hosts, pids: dict[int, int], seconds: float = 15) -> None:
+    """Nothing of the run is left on the hosts."""
+    until(lambda: not hosts.processes() & set(pids.values()), "the end", seconds)
+
+
+@pytest.mark.parametrize("on", ["ssh", "slurm"])
+def test_a_killed_rank_is_named_with_its_host(
+    on: str,
+    launch: Callable[..., wb.RemoteRun],
+    slurm: Slurm,
+    hosts: Hosts,
+    job: MakeJob,
+) -> None:
+    run = launch(job(steps=1_000_000), on)
+    pids = begin(run)
+    os.kill(pids[2], signal.SIGKILL)
+    said = failure_within(run, 3.0)
+    assert said.startswith("rank 2 (stage 2, host host2) was killed by signal 9")
+    gone(hosts, pids)
+
+
+def test_a_link_that_goes_down_is_found_by_silence(
+    launch: Callable[..., wb.RemoteRun], hosts: Hosts, job: MakeJob
+) -> None:
+    run = launch(job(steps=1_000_000), "ssh")
+    pids = begin(run)
+    hosts.link("host2", "down")
+    try:
+        said = failure_within(run, 5.0)
+        gone(hosts, pids, 30)  # those behind the link, too, by themselves
+    finally:
+        hosts.link("host2", "up")
+    assert "host host2" in said
+    assert "has not been heard of" in said
+
+
+def test_a_slow_link_changes_no_bit(
+    launch: Callable[..., wb.RemoteRun],
+    hosts: Hosts,
+    job: MakeJob,
+    tmp_path: Path,
+    of_threads: dict[str, str],
+) -> None:
+    for name in hosts.names:
+        hosts.shape(name, "20mbit")
+    try:
+        run = launch(job(), "ssh").wait(60)
+    finally:
+        for name in hosts.names:
+            hosts.shape(name, None)
+    assert run.weights_hash() == threads_hash(job(), tmp_path / "t", of_threads)
+
+
+def test_more_ranks_than_the_cluster_holds_are_refused_in_slurms_words(
+    launch: Callable[..., wb.RemoteRun], slurm: Slurm, job: MakeJob
+) -> None:
+    run = launch(job(), "slurm", ntasks_per_node=1)
+    with pytest.raises(wb.RunError, match=r"srun\) ended with status 1"):
+        run.wait(20)
+    assert "Unable to allocate resources" in str(run.error)
+
+
+def test_an_aborted_batch_job_leaves_the_queue(
+    launch: Callable[..., wb.RemoteRun], slurm: Slurm, hosts: Hosts, job: MakeJob
+) -> None:
+    run = launch(job(steps=1_000_000), "slurm", batch=True, poll_seconds=0.2)
+    pids = begin(run)
+    run.abort()
+    gone(hosts, pids)
+    states = "--states=PENDING,RUNNING"
+    until(lambda: not slurm.ask("squeue", "--noheader", states), "the queue")
+
+
+def test_a_batch_script_ends_with_the_same_bits(
+    slurm: Slurm,
+    job: MakeJob,
+    tmp_path: Path,
+    of_threads: dict[str, str],
+) -> None:
+    environment = [
+        f"export PATH={Path(sys.executable).parent}:$PATH",
+        "cd " + str(tmp_path),
+    ]
+    script = tmp_path / "train.sh"
+    output = tmp_path / "said"
+    wb.slurm_script(
+        job(), nodes=2, time=5, setup=environment, output=str(output), path=script
+    )
+    subprocess.run(["sbatch", "--wait", str(script)], timeout=60, check=False)
+    said = output.read_text()
+    wanted = threads_hash(job(), tmp_path / "t", of_threads)
+    assert f"weights sha256 {wanted}" in said, said
