@@ -10,9 +10,22 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 #: All keys of the stream, the hub's secret too: for this process alone.
 HUB_KEYS = "WORKBENCH_HUB_KEYS"
+
+
+def _start(plan: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            plan["argv"],
+            env={**os.environ, **plan["env"]},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def main(folder: str) -> int:
@@ -21,16 +34,9 @@ def main(folder: str) -> int:
     plan = json.loads((path / "launch.json").read_text(encoding="utf-8"))
     keys = os.environ.pop(HUB_KEYS)
     begun, failure = None, None
-    with (path / "ranks.log").open("ab") as log:
+    if plan["argv"] is not None:  # else the ranks are there already
         try:
-            begun = subprocess.Popen(
-                plan["argv"],
-                env={**os.environ, **plan["env"]},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            begun = _start(plan, path / "ranks.log")
         except OSError as error:
             failure = f"{plan['argv'][0]} cannot be started: {error}"
     from workbench.launcher.monitor import watch

@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -363,9 +364,11 @@ def work(job: Job, world: World, reporter: Reporter) -> str:
         worker = Worker(job, world, reporter)
         if hasattr(reporter, "beat"):
             reporter.beat = worker.beat
+        main = threading.current_thread() is threading.main_thread()
         before = {
             number: signal.signal(number, worker.interrupt)
             for number in (signal.SIGINT, signal.SIGTERM)
+            if main  # others cannot take signals
         }
         try:
             state = worker.run()

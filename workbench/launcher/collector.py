@@ -140,19 +140,34 @@ class Collector:
                 self.end("failed")
                 self.hub.tell({"do": "bye"})  # ranks may now end this very process
             return
-        for member in self.members:
-            silent = self.hub.heard(member.rank)
-            if member.pid is None or member.is_over or silent < LOST_SECONDS:
-                continue
-            self.fail(
-                f"{self.place_of(member)} has not been heard of for {silent:.1f} s"
-                f"{self.standing_at(member)}: it is stopped, its host is gone, or the "
-                "network between",
-                member,
-            )
+        silent = [
+            member
+            for member in self.members
+            if member.pid is not None
+            and not member.is_over
+            and self.hub.heard(member.rank) > LOST_SECONDS
+        ]
+        if silent:
+            self._lose(silent)
             return
         if all(member.is_over for member in self.members):
             self.end(self.members[0].state)
+
+    def _lose(self, silent: list[Member]) -> None:
+        first = silent[0]
+        # Those on the same host fall silent together, but not in the same moment.
+        host = [m for m in self.members if m.host == first.host and not m.is_over]
+        quiet = all(self.hub.heard(m.rank) > LOST_SECONDS / 2 for m in host)
+        if len(host) > 1 and quiet:
+            ranks = ", ".join(str(member.rank) for member in host)
+            who = f"all of host {first.host} (ranks {ranks})"
+        else:
+            who = self.place_of(first)
+        self.fail(
+            f"{who} has not been heard of for {self.hub.heard(first.rank):.1f} s"
+            f"{self.standing_at(first)}: stopped, or its host or the network is gone",
+            first,
+        )
 
     def _awaited(self) -> bool:
         """Is there anybody left who may have last words?"""
@@ -331,6 +346,9 @@ class Collector:
             body = {"toml": self.job.to_toml(), "folder": str(self._folder.path)}
         elif what == "do":
             body = self._do(str(message.body.get("command")))
+        elif what == "blame":
+            body = {}
+            self.fail(str(message.body.get("text")))
         elif what == "weights":
             body, arrays = {}, self.run.weights()
         else:

@@ -18,7 +18,7 @@ from .remote import RemoteRun
 
 
 @overload
-def launch(  # type: ignore[overload-overlap]
+def launch(
     job: Job,
     *,
     on: Literal["threads"] = "threads",
@@ -27,12 +27,12 @@ def launch(  # type: ignore[overload-overlap]
 ) -> Run: ...
 @overload
 def launch(
-    job: Job, *, on: str, folder: str | Path | None = None, **options: Any
+    job: Job, *, on: Any, folder: str | Path | None = None, **options: Any
 ) -> RemoteRun: ...
 def launch(
     job: Job,
     *,
-    on: str = "threads",
+    on: Any = "threads",
     folder: str | Path | None = None,
     start: bool = True,
     **options: Any,
@@ -43,8 +43,10 @@ def launch(
     are processes of this machine, started by mpiexec and watched over by a process of
     their own, so that they go on when this one ends. ``on="ssh:hostA,hostB"``: the same
     on other machines, by ssh (``"ssh:hostA:2,hostB:2"``: so many ranks each).
-    ``on="slurm"``: through srun, or with ``batch=True`` through sbatch. ``folder`` is the
+    ``on="slurm"``: through srun, or with ``batch=True`` through sbatch. ``on`` an
+    ipyparallel ``Cluster`` or ``Client``: its engines are the ranks. ``folder`` is the
     run's own folder (default: a new one under ``runs/``).
+
 
     ``options`` of all places with processes: ``host``, the address of this machine that
     the ranks report to, and ``ports``, the two that they report to (default: free ones);
@@ -80,12 +82,12 @@ def _free_ports(host: str) -> tuple[int, int]:
             holder.close()
 
 
-def _host_of(on: str, options: dict[str, Any]) -> str:
+def _host_of(on: Any, options: dict[str, Any]) -> str:
     """The address that the ranks report to; a launcher over ssh is told it, too."""
     from . import places
 
     asked = options.pop("host", None)
-    if not places.is_elsewhere(on):
+    if not isinstance(on, str) or not places.is_elsewhere(on):
         return str(asked or "127.0.0.1")
     host = str(asked or places.reachable_address())
     options["host"] = host
@@ -107,11 +109,11 @@ def _ports_of(asked: Any, host: str) -> tuple[int, int]:
 
 
 def _launch_processes(
-    job: Job, on: str, folder: str | Path | None, options: dict[str, Any]
+    job: Job, on: Any, folder: str | Path | None, options: dict[str, Any]
 ) -> RemoteRun:
     # Only now: a run on threads needs neither MPI nor sockets.
     from ..engine.worker import for_processes
-    from . import places
+    from . import ipp, places
     from .keys import Keys
     from .rank import KEYS, STREAM
 
@@ -122,17 +124,21 @@ def _launch_processes(
     address = f"{host}:{ports[0]}:{ports[1]}"
     env = {STREAM: address, KEYS: keys.for_clients().to_text()}
     size = job.executed.num_ranks
+    engines = ipp.Engines(on, size) if ipp.is_cluster(on) else None
     where = RunFolder.create(folder, name=job.name)
-    try:
-        command = places.command(on, size, where.path, env, **options)
-    except ValueError:
-        where.path.rmdir()  # nothing has been written yet
-        raise
+    plan: dict[str, Any] = {"host": host, "ports": ports, "env": {}}
+    if engines is not None:
+        plan |= {"on": "ipyparallel", "argv": None}
+    else:
+        try:
+            command = places.command(on, size, where.path, env, **options)
+        except ValueError:
+            where.path.rmdir()  # nothing has been written yet
+            raise
+        told = {name: v for name, v in command.env.items() if name not in env}
+        plan |= {"on": on, "argv": command.argv, "env": told}
+        plan["hello_seconds"] = command.hello_seconds
     where.write_text("job.toml", job.to_toml())
-    told = {name: v for name, v in command.env.items() if name not in env}
-    plan: dict[str, Any] = {"on": on, "argv": command.argv, "env": told}
-    plan |= {"host": host, "ports": ports}
-    plan["hello_seconds"] = command.hello_seconds
     where.write_text("launch.json", json.dumps(plan, indent=2) + "\n")
     with (where.path / "monitor.log").open("ab") as log:
         monitor = subprocess.Popen(
@@ -143,4 +149,8 @@ def _launch_processes(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return RemoteRun(job, where, address, keys.for_clients(), monitor)
+    run = RemoteRun(job, where, address, keys.for_clients(), monitor)
+    if engines is not None:
+        asked = engines.start(address, keys.for_clients().to_text())
+        ipp.follow(engines, asked, run)
+    return run

@@ -97,7 +97,8 @@ class Monitor:
 
     @property
     def name(self) -> str:
-        return Path(self.plan["argv"][0]).name
+        argv = self.plan["argv"]
+        return "the cluster" if argv is None else Path(argv[0]).name
 
     def output(self) -> str:
         """The launcher's output, as far as an error needs it."""
@@ -167,18 +168,18 @@ class Monitor:
     def goes_on(self) -> bool:
         """Are the run's processes still about to end by themselves?"""
         launcher = self.launcher
-        return bool(self.remains.alive()) or (
-            launcher is not None and launcher.poll() is None
-        )
+        if launcher is None:
+            return False
+        return launcher.poll() is None or bool(self.remains.alive())
 
     def close(self) -> None:
         """Leaves nothing running."""
         launcher = self.launcher
-        if launcher is not None and launcher.poll() is None:
-            _end_group(launcher)
-        left = self.remains.kill()
-        if left:
-            print(f"still there after SIGKILL: {left}", flush=True)
+        if launcher is not None:  # else the ranks are engines, and live on
+            if launcher.poll() is None:
+                _end_group(launcher)
+            if left := self.remains.kill():
+                print(f"still there after SIGKILL: {left}", flush=True)
         self.collector.hub.close()
 
 

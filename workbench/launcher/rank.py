@@ -66,6 +66,22 @@ def serve() -> int:
     return _work(world, reporter, lambda: Job.from_toml(command["toml"]))
 
 
+def serve_engine(address: str, keys: str) -> str:
+    """A rank in an engine of ipyparallel, which lives on whatever happens; returns the
+    run's state. Raises what the rank failed with."""
+    world = World()
+    reporter = _introduce(world, address, Keys.from_text(keys))
+    try:
+        command = _wait_for(reporter, "job", JOB_SECONDS)
+        if command is None:
+            raise RunError(f"rank {world.rank} got no job from {address}", world.rank)
+        state = work(for_processes(Job.from_toml(command["toml"])), world, reporter)
+        reporter.tell("bye")
+        return state
+    finally:
+        reporter.close()
+
+
 def tell_death(rank: int, address: str, keys: str, pid: int, number: int) -> None:
     """The rank's process was killed by this signal; the one beside it tells so."""
     reporter = Reporter(address, Keys.from_text(keys), rank)

@@ -160,6 +160,15 @@ class RemoteRun(Observed):
         self._do("stop", lambda: self.state in OVER, timeout)
         return self
 
+    def blame(self, text: str) -> None:
+        """Tells the collector that the run has failed, and with what; for those who
+        know of its ranks what it does not."""
+        if self.state not in OVER:
+            try:
+                self._viewer.ask({"what": "blame", "text": text})
+            except (TimeoutError, ValueError):  # it knows already
+                return
+
     def abort(self, timeout: float | None = 10.0) -> RemoteRun:
         """Ends it in the middle of its step."""
         self._do("abort", lambda: self.state in OVER, timeout)
