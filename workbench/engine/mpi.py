@@ -157,8 +157,10 @@ class World:
         # A thread of C: MPI_Abort may block, and keeps Python's lock meanwhile.
         with Path(os.devnull).open("w", encoding="ascii") as nowhere:
             faulthandler.dump_traceback_later(ABORT_SECONDS, exit=True, file=nowhere)
-            self._mpi.COMM_WORLD.Abort(status)
-        self._mpi.COMM_WORLD.Abort(status)
+            try:
+                self._mpi.COMM_WORLD.Abort(status)
+            finally:  # at Python's own end MPI_Finalize would wait
+                os._exit(status)
 
 
 def wrong_size(found: int, wanted: int) -> str:
