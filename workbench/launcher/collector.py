@@ -29,6 +29,8 @@ from .stream import Hub, Keys, Message, write_live
 LOST_SECONDS = 3.0
 #: Between a failure and its end: for the other ranks' last words.
 LAST_WORDS_SECONDS = 1.5
+#: After all ranks' goodbyes: for events that are still on their way.
+LATE_SECONDS = 2.0
 #: How long the end is told to viewers that have not heard all of it.
 LINGER_SECONDS = 5.0
 #: Events in one answer, at most.
@@ -60,6 +62,7 @@ class Member:
     counter: int = 0
     state: str = "starting"
     is_over: bool = False  # it said goodbye, or its last words
+    events: int = 0  # that it had told when it said goodbye
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -97,6 +100,7 @@ class Collector:
         ]
         self._turned = time.monotonic()
         self._ending: float | None = None  # when the last words have been waited for
+        self._late: float | None = None  # until when late events are waited for
         self._is_consequence = False  # of a failure that is still to be told
         self._viewers: dict[bytes, bool] = {}  # has it heard the end?
         #: Whether a rank's process is known to have ended; the monitor knows of some.
@@ -151,7 +155,11 @@ class Collector:
             self._lose(silent)
             return
         if all(member.is_over for member in self.members):
-            self.end(self.members[0].state)
+            # Events come by another way than goodbyes, perhaps later.
+            self._late = self._late or now + LATE_SECONDS
+            missing = any(self.hub.numbered(m.rank) < m.events for m in self.members)
+            if not missing or now > self._late:
+                self.end(self.members[0].state)
 
     def _lose(self, silent: list[Member]) -> None:
         first = silent[0]
@@ -213,6 +221,7 @@ class Collector:
             self.killed(rank, int(body["signal"]), None)
         elif message.kind == "bye":
             member.is_over = True
+            member.events = int(body.get("events", 0))
 
     def _stands(self, member: Member, step: int, counter: int) -> None:
         """Events and beats come by different ways: the one that is further on counts."""

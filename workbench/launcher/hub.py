@@ -173,6 +173,10 @@ class Hub:
         """Seconds since anything came from this rank, or since the hub began."""
         return time.monotonic() - self._ranks[rank].heard
 
+    def numbered(self, rank: int) -> int:
+        """How many of this rank's events have come or are known to be lost."""
+        return self._ranks[rank].expected
+
     def clock(self, rank: int) -> Clock:
         """This rank's clock as far as it is known; 0 samples when it is not."""
         alignment = self._ranks[rank].alignment

@@ -76,7 +76,7 @@ def serve_engine(address: str, keys: str) -> str:
         if command is None:
             raise RunError(f"rank {world.rank} got no job from {address}", world.rank)
         state = work(for_processes(Job.from_toml(command["toml"])), world, reporter)
-        reporter.tell("bye")
+        reporter.tell("bye", {"events": reporter.numbered})
         return state
     finally:
         reporter.close()
@@ -134,7 +134,7 @@ def _work(
         reporter.close(0.5)
         before_end()
         world.abort(FAILED)
-    reporter.tell("bye")
+    reporter.tell("bye", {"events": reporter.numbered})
     reporter.close()
     before_end()
     return 0

@@ -190,6 +190,11 @@ class Reporter:
         return time.monotonic() - self._heard
 
     @property
+    def numbered(self) -> int:
+        """Events that were handed over so far."""
+        return self._queue.numbered
+
+    @property
     def dropped(self) -> int:
         """Events that were dropped here, because too many waited."""
         return self._queue.dropped
