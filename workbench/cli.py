@@ -194,7 +194,8 @@ def _conclude(run: Run | RemoteRun | SavedRun, prompt: str, sample: int) -> None
         print(f"unigram entropy of that text:  {entropy:.4f} nats per token")
     if run.steps_done:
         print(f"\nBubbles of the last steps ({run.source_label}):\n{run.report}")
-    if run.job.model.is_language_model and sample and run.steps_done:
+    speaks = run.job.model.is_language_model and run.job.model.vocab_size == 256
+    if speaks and sample and run.steps_done:
         print(f"\nSample after {prompt!r}:\n{run.generate(prompt, sample)}")
     print(f"\nweights sha256 {run.weights_hash()}")
     print(

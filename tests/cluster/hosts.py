@@ -85,9 +85,11 @@ class Hosts:
         """A daemon in the foreground, on a host or on this machine."""
         if host is not None:
             # Not `ip netns exec`, which mounts another /sys and hides cgroups.
-            inside = f'hostname {host}; exec "$@"'
+            # A mount namespace, too: there the hosts know one another by name.
+            known = f"mount --bind {self.folder}/etc-hosts /etc/hosts"
+            inside = f'set -e; {known}; hostname {host}; exec "$@"'
             space = f"--net=/run/netns/{self.space(host)}"
-            unshare = ("unshare", "-u", "sh", "-c", inside, "sh")
+            unshare = ("unshare", "-u", "-m", "sh", "-c", inside, "sh")
             words = ("nsenter", space, *unshare, *words)
         with (self.folder / f"{name}.log").open("ab") as log:
             begun = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log,
@@ -99,6 +101,9 @@ class Hosts:
         self._has_bridge = True
         sh("ip", "addr", "add", f"{self.address}/24", "dev", self.bridge)
         sh("ip", "link", "set", self.bridge, "up")
+        named = [f"{address} {name}" for name, address in self.addresses.items()]
+        lines = ["127.0.0.1 localhost", *named, ""]
+        (self.folder / "etc-hosts").write_text("\n".join(lines))
         for name in self.names:
             self._add(name)
         self._start_ssh()

@@ -9,9 +9,11 @@ inside MPI could neither be interrupted nor say whom it waits for.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ LIBRARIES = (
 #: Seconds that ranks wait for one another around steps.
 PATIENCE = 60.0
 _POLL_SECONDS = 0.0005
+ABORT_SECONDS = 3.0
 
 
 def _mpi() -> Any:
@@ -149,8 +152,15 @@ class World:
         values[...] = total
 
     def abort(self, status: int) -> None:
-        """Ends all processes of the world, this one too."""
-        self._mpi.COMM_WORLD.Abort(status)
+        """Ends all processes of the world, this one too: in ABORT_SECONDS at most, where
+        MPI itself would wait for a launcher that it has lost."""
+        # A thread of C: MPI_Abort may block, and keeps Python's lock meanwhile.
+        with Path(os.devnull).open("w", encoding="ascii") as nowhere:
+            faulthandler.dump_traceback_later(ABORT_SECONDS, exit=True, file=nowhere)
+            try:
+                self._mpi.COMM_WORLD.Abort(status)
+            finally:  # at Python's own end MPI_Finalize would wait
+                os._exit(status)
 
 
 def wrong_size(found: int, wanted: int) -> str:

@@ -108,6 +108,8 @@ def slurm_script(
     name = re.sub(r"[^\w.-]+", "-", job.name or "workbench")
     options = [f"--job-name={name}", *layout.options()]
     if output is not None:
+        if '"' in output or "\\" in output:
+            raise ValueError(f"output={output!r}: Slurm takes no such file's name")
         options.append(f"--output={_one_line('output', output)}")
     options.append(f"--signal=B:TERM@{WARNING_SECONDS}")
     script = None if path is None else Path(path).resolve()
@@ -135,7 +137,9 @@ def slurm_script(
 
 def _directive(word: str) -> str:
     """An option as #SBATCH lines take it: quoted where it has spaces."""
-    return word if re.fullmatch(r"[^\s\"'#\\]+", word) else f'"{word}"'
+    name, equals, value = word.partition("=")
+    bare = re.fullmatch(r"[^\s\"'#\\]*", value)
+    return word if bare else f'{name}{equals}"{value}"'
 
 
 def _summary(job: Job) -> str:

@@ -180,7 +180,10 @@ class Collector:
     def _awaited(self) -> bool:
         """Is there anybody left who may have last words?"""
         return any(
-            not member.is_over and member.pid is not None and not self.has_gone(member)
+            not member.is_over
+            and member.pid is not None
+            and not self.has_gone(member)
+            and self.hub.heard(member.rank) < LAST_WORDS_SECONDS
             for member in self.members
         )
 

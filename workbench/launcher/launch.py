@@ -54,7 +54,8 @@ def launch(
     ``ssh``, such as ``"ssh -F file"``; ``iface``, the interface to talk over; ``wdir``,
     the folder to start in. Of Slurm: ``nodes``, ``ntasks_per_node``, ``partition``,
     ``time``, ``account``, ``threads`` (cores per rank), ``mpi`` (srun's ``--mpi``),
-    ``extra`` (more words for srun or sbatch), ``batch``.
+    ``extra`` (more words for srun or sbatch), ``batch``, ``check`` (False:
+    submits what Slurm says it could not start now).
 
     Raises ValueError for a place that there is not, an option that it has not, or a
     missing program, and MemoryError when the job does not fit.

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 _HOST = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?::(\d+))?")
 #: What Open MPI passes on to other hosts only when told, by how the names begin.
 _PASSED_ON = ("PYTHON", "UCX_", "WORKBENCH_", "OMP_")
+_SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", "ServerAliveInterval=5")
 
 
 class Mpiexec(NamedTuple):
@@ -115,8 +116,9 @@ def parse_hosts(text: str, size: int) -> list[Host]:
 def write_wrapper(folder: Path, ssh: str) -> Path:
     """A script that launchers take for ssh: they allow it no arguments of its own.
 
-    It never asks for a password: nobody would see the question. Raises ValueError when
-    there is no such program.
+    It never asks for a password, as nobody would see the question, and it ends by
+    itself when the host is gone: mpiexec forgets it. Raises ValueError when there is no
+    such program.
     """
     words = shlex.split(ssh)
     if not words or shutil.which(words[0]) is None:
@@ -127,7 +129,7 @@ def write_wrapper(folder: Path, ssh: str) -> Path:
     path.unlink(missing_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(f'#!/bin/sh\nexec {shlex.join(words)} -o BatchMode=yes "$@"\n')
+        file.write(f'#!/bin/sh\nexec {shlex.join([*words, *_SSH_OPTIONS])} "$@"\n')
     return path
 
 

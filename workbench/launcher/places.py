@@ -17,7 +17,7 @@ __all__ = ["Command", "Death", "command", "last_words", "reachable_address"]
 _RANK = ("-m", "pipeline_workbench", "rank")
 _SLURM_OPTIONS = (
     *("nodes", "ntasks_per_node", "partition", "time", "account"),
-    *("threads", "mpi", "extra", "batch", "poll_seconds"),
+    *("threads", "mpi", "extra", "batch", "poll_seconds", "check"),
 )
 
 
@@ -119,9 +119,14 @@ def _slurm(
     options.pop("host", None)
     _refuse_others("slurm", options, (*_SLURM_OPTIONS, *common))
     batch, every = options.pop("batch", False), options.pop("poll_seconds", 2.0)
+    check = options.pop("check", True)
     per_node = options.pop("ntasks_per_node", None)
     layout = slurm.Layout(size, ranks_per_node=per_node, **options)
-    slurm.need("sbatch" if batch else "srun")
+    slurm.need("srun")
+    if batch:
+        slurm.need("sbatch")
+    if check:
+        slurm.check_fit(layout)
     name = f"workbench-{folder.name}"
     if batch:
         argv = slurm.batch(layout, name, rank, folder, float(every))

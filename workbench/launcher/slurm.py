@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,27 @@ def need(program: str) -> None:
         raise ValueError(
             f"there is no {program}: launch on a machine of the cluster that has "
             "Slurm's programs (a login node)"
+        )
+
+
+def check_fit(layout: Layout) -> None:
+    """Asks Slurm whether it could ever start this, before anything waits in a queue.
+
+    Raises ValueError with Slurm's words when it says no. That is so, too, for as long as
+    nodes are drained, so whoever knows better can leave this out.
+    """
+    words = ["srun", "--test-only", *layout.options(), *layout.extra, "true"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            "Slurm does not answer within 30 s: is slurmctld up?"
+        ) from None
+    if done.returncode:
+        said = " ".join((done.stdout + done.stderr).split())
+        raise ValueError(
+            f"Slurm would not start {layout.ranks} ranks as {' '.join(words[2:-1])}: "
+            f"{said}. Ask for what sinfo shows; check=False submits it nevertheless"
         )
 
 
