@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import workbench as wb
+from workbench.checkpoint import find_checkpoint
 from workbench.launcher.monitor import started_at
 
 pytest.importorskip("mpi4py", reason="the mpi extra is not installed")
@@ -113,8 +115,6 @@ def test_pause_resume_and_stop_come_to_all_ranks(
     until(lambda: run.steps_done > held, "it does not go on")
     run.stop(30).wait(10)
     assert run.state == "stopped"
-    from dataclasses import replace
-
     whole = replace(job, steps=run.steps_done)
     threads = wb.launch(whole, folder=tmp_path / "threads").wait(60)
     assert run.weights_hash() == threads.weights_hash()
@@ -135,6 +135,32 @@ def test_a_killed_rank_is_named_with_its_signal_and_nothing_is_left(
     summary = json.loads((run.folder / "summary.json").read_text())
     assert summary["state"] == "failed" and "signal 9" in summary["error"]
     assert summary["steps_done"] >= 5
+
+
+def test_after_a_kill_it_goes_on_from_its_checkpoint_on_any_layout(
+    make_job: MakeJob, launched: Callable[..., wb.RemoteRun], tmp_path: Path
+) -> None:
+    fields = {"gradient_groups": 2, "clip": 0.5}
+    endless = make_job([0, 3, 6], "1f1b", 4, steps=ENDLESS, **fields)
+    run = launched(replace(endless, checkpoint_every=10))
+    pids = begun(run)
+    root = run.folder / "checkpoints"
+    until(lambda: root.is_dir() and any(root.glob("step-*")), "no checkpoint came")
+    os.kill(pids[0], signal.SIGKILL)
+    with pytest.raises(wb.RunError, match="rank 0"):
+        run.wait(30)
+    step = find_checkpoint(run.folder).step
+    job = replace(endless, steps=step + 5)
+    whole = wb.launch(job, folder=tmp_path / "whole").wait(60)
+    half = make_job([0, 2, 6], "zb_h1", 2, replicas=2, zero=1, steps=step + 5, **fields)
+    for name, again, place in (("same", job, "mpi"), ("other", half, "mpi")):
+        ended = wb.launch(again, on=place, folder=tmp_path / name, resume=run.folder)
+        ended.wait(60)
+        assert ended.weights_hash() == whole.weights_hash()
+        assert ended.losses.tobytes() == whole.losses.tobytes()
+    elsewhere = replace(job, seed=1)
+    with pytest.raises(ValueError, match="another job's"):
+        wb.launch(elsewhere, on="mpi", folder=tmp_path / "no", resume=run.folder)
 
 
 def test_a_stopped_rank_is_told_apart_from_those_that_wait_for_it(
