@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cython_kernels import _kernels
@@ -97,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--clock", choices=("auto", "wall", "virtual"), default="auto")
     run.add_argument("--folder", type=Path, help="where the run's files go")
     run.add_argument("--on", default="threads", help="threads, or a place such as mpi")
+    run.add_argument("--resume", help="a run's folder or a checkpoint, to go on from")
+    run.add_argument(
+        "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints"
+    )
     run.add_argument("--host", help="address that ranks of other machines report to")
     run.add_argument("--prompt", default="def ", help="start of the sample at the end")
     run.add_argument("--sample", type=int, default=200, help="bytes to sample; 0: none")
@@ -204,7 +209,10 @@ def _conclude(run: Run | RemoteRun | SavedRun, prompt: str, sample: int) -> None
 
 
 def _job_of(options: argparse.Namespace) -> Job:
-    return Job.from_toml(Path(options.job)) if options.job else main_job(options)
+    job = Job.from_toml(Path(options.job)) if options.job else main_job(options)
+    if options.checkpoint_every is not None:
+        job = replace(job, checkpoint_every=options.checkpoint_every)
+    return job
 
 
 def _run_together(options: argparse.Namespace) -> int:
@@ -212,7 +220,11 @@ def _run_together(options: argparse.Namespace) -> int:
     from .launcher.rank import together
 
     status, folder = together(
-        lambda: _job_of(options), options.folder, options.host, _follow
+        lambda: _job_of(options),
+        options.folder,
+        options.host,
+        _follow,
+        options.resume,
     )
     if folder is not None:
         _conclude(SavedRun(folder), options.prompt, options.sample)
@@ -225,7 +237,9 @@ def _run(options: argparse.Namespace) -> int:
     job = _job_of(options)
     _describe(job)
     place = {} if options.host is None else {"host": options.host}
-    run = launch(job, on=options.on, folder=options.folder, **place)
+    run = launch(
+        job, on=options.on, folder=options.folder, resume=options.resume, **place
+    )
     try:
         _follow(run)
         run.wait()

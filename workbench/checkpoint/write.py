@@ -27,6 +27,12 @@ def _sync(path: Path, flags: int) -> None:
         os.close(handle)
 
 
+def sync_folder(path: Path) -> None:
+    """Forces a folder's entries to disk, where that can be done."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        _sync(path, os.O_RDONLY)
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Has ``write`` write a temporary file beside ``path``, then renames it to that.
 
@@ -40,8 +46,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             write(temporary)
             _sync(temporary, os.O_RDWR)
             os.replace(temporary, path)
-            if os.name == "posix":  # elsewhere a folder cannot be opened
-                _sync(path.parent, os.O_RDONLY)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

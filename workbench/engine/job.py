@@ -62,6 +62,9 @@ class Job:
     with which the schedule does not deadlock, but at least 1. wait_limit: seconds that
     a rank may wait before the run ends with an error.
 
+    checkpoint_every: steps between two checkpoints; 0 for none but those asked for.
+    keep_checkpoints: so many of the newest are kept.
+
     Raises ValueError naming the field, the value and the fix.
     """
 
@@ -87,6 +90,8 @@ class Job:
     wait_limit: float = 120.0
     evaluate: int = 4
     nan_policy: str = "stop"
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -122,6 +127,7 @@ class Job:
             "steps": 1,
         }
         at_least |= {"gradient_groups": 1, "seed": 0, "evaluate": 0}
+        at_least |= {"checkpoint_every": 0, "keep_checkpoints": 1}
         for name, low in at_least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
@@ -308,6 +314,14 @@ class Job:
             return 1
         work = self.microbatch_size * self.model.flops / self.model.num_layers
         return cores.usable() if work >= SHARED_WORK else 1
+
+    def next_checkpoint(self, step: int) -> int:
+        """The step before which the next checkpoint is due, when ``step`` are done; the
+        run's last one if there is none before that."""
+        if not self.checkpoint_every:
+            return self.steps
+        every = self.checkpoint_every
+        return min(self.steps, (step // every + 1) * every)
 
     @property
     def tokens_per_step(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import RunFolder
+from ..checkpoint import CheckpointState, RunFolder
 from ..trace import BubbleReport, Trace
 from .events import EventLog
 from .job import Job
@@ -74,6 +74,8 @@ class Observed:
         self._changed = threading.Condition()
         self._bubble: tuple[int, float | None] = (0, None)  # as of which step, and what
         self._about: dict[str, Any] = {}  # further metadata of the trace
+        #: Why the newest checkpoint could not be written; those before it stand.
+        self.checkpoint_error: str | None = None
 
     # ---- what arrives ----------------------------------------------------------------
 
@@ -90,6 +92,13 @@ class Observed:
         if fresh or done > self._done:
             self._marks.append((time.monotonic(), done))
         self._done = done
+
+    def _take_history(self, state: CheckpointState) -> None:
+        """What was done before the checkpoint."""
+        history = state.tensors["history"]
+        self._losses[: state.step] = history["losses"]
+        self._norms[: state.step] = history["norms"]
+        self._done = state.step
 
     def _take_losses(self, first: int, losses: np.ndarray, norms: np.ndarray) -> None:
         """Steps ``first`` on are done. losses: (n, microbatches), norms: (n,)."""

@@ -46,7 +46,13 @@ def summary(run: Observed, weights: Weights, state: str) -> dict[str, object]:
         "threads_per_rank": run.job.chosen_threads,
         "events_dropped": run.events_dropped,
         "error": None if run.error is None else str(run.error),
+        "checkpoint_error": run.checkpoint_error,
     }
+
+
+def write_progress(run: Observed, folder: RunFolder) -> None:
+    """progress.json: what a queue or another process may know of a run that goes on."""
+    folder.write_text("progress.json", json.dumps(run.progress()) + "\n")
 
 
 def write(run: Observed, weights: Weights, folder: RunFolder, state: str) -> None:

@@ -14,17 +14,19 @@ import numpy as np
 
 from cython_kernels import _runtime, tables
 
-from ..checkpoint import RunFolder, load_weights, weights_hash
+from ..checkpoint import CheckpointState, RunFolder, load_weights, weights_hash
 from ..model import initial_weights
-from . import output, requests
+from . import output, requests, state
 from .build import build
 from .built import Built
 from .errors import explain
 from .events import EventReader
 from .job import Job
 from .observed import Observed
+from .saver import Saver
 
 POLL_SECONDS = 0.05
+PROGRESS_SECONDS = 1.0
 
 
 class Run(Observed):
@@ -34,8 +36,14 @@ class Run(Observed):
     "failed".
     """
 
-    def __init__(self, job: Job, folder: RunFolder) -> None:
+    def __init__(
+        self, job: Job, folder: RunFolder, resume: CheckpointState | None = None
+    ) -> None:
+        """``resume``: a checkpoint to go on from. Raises ValueError when it is another
+        job's."""
         super().__init__(job, folder)
+        if resume is not None:
+            state.check(resume, job, self._rates)
         self._built: Built = build(job)
         self._set_weights()
         self._built.copy_weights()
@@ -43,7 +51,12 @@ class Run(Observed):
         self._reader = EventReader(self._built.engine, ranks, self._events)
         self._part = 0  # where the request under way began
         self._origin = _runtime.now()
-        self._wish: str | None = None  # "pause" or "stop"
+        self._wish: str | None = None  # "pause", "stop" or "checkpoint"
+        self._told = time.monotonic()  # when the folder last was told of progress
+        self._saver = Saver(folder.path, job.keep_checkpoints)
+        if resume is not None:
+            state.restore(self._built, job, resume)
+            self._take_history(resume)
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._driver: threading.Thread | None = None
@@ -78,6 +91,7 @@ class Run(Observed):
                     f"run {self.id} is {self.state}: there is nothing to do"
                 )
             self._wish = None
+            self._marks.clear()  # the time in between does not count for the speed
             self._over.clear()
             self._driver = threading.Thread(
                 target=self._drive, name=f"run-{self.id}", daemon=True
@@ -106,6 +120,23 @@ class Run(Observed):
         if wish == "stop" and self.state == "paused":
             self._finish("stopped")
         return self
+
+    def checkpoint(self) -> Run:
+        """Has a checkpoint written at the end of the step under way; training goes
+        on."""
+        if self.state == "running":
+            self._wish = self._wish or "checkpoint"
+            self._built.engine.stop()
+        elif self.state in ("paused", "stopped"):
+            self._save()
+        return self
+
+    def _save(self) -> None:
+        """Copies what a checkpoint holds; a thread writes it while training goes on."""
+        whole = state.Assembly(self.job, self._done)
+        for piece in state.pieces(self._built, self.job):
+            whole.add(piece)
+        self._saver.save(whole.finish(self._losses, self._norms, self._rates))
 
     def resume(self) -> Run:
         """Goes on after a pause or a stop."""
@@ -154,13 +185,23 @@ class Run(Observed):
             self._over.set()
 
     def _train(self) -> None:
-        first, last = self._done, self.job.steps
-        if self._wish is not None:
-            return
+        """Until the steps are done or a wish ends it; a checkpoint does not."""
+        while self._wish is None and self._done < self.job.steps:
+            self._train_on(self._done, self.job.next_checkpoint(self._done))
+            wished = self._wish == "checkpoint"
+            due = self.job.checkpoint_every and (
+                self._done % self.job.checkpoint_every == 0 or self._wish == "stop"
+            )
+            if wished or due:
+                self._save()
+            if wished:
+                self._wish = None
+
+    def _train_on(self, first: int, last: int) -> None:
         self._part = first
         self._set_state("running")
         self._start_engine(
-            tables.TRAIN, first, last, self._losses[first:], self._norms[first:]
+            tables.TRAIN, first, last, self._losses[first:last], self._norms[first:last]
         )
         # A wish that came while the engine was being started has not reached it.
         if self._wish is not None:
@@ -185,14 +226,25 @@ class Run(Observed):
     def _follow(self) -> None:
         """Reads events until every rank has ended."""
         engine = self._built.engine
-        self._mark(self._part, fresh=True)
+        self._mark(self._part, fresh=not self._marks)
         while engine.running:
             new = self._reader.drain()
             # Full rings are drained at once; otherwise there is time.
             time.sleep(0 if new > 1 << 13 else POLL_SECONDS / 5)
             self._mark(self._part + engine.done_steps)
+            self._tell_progress()
         self._done = max(self._part, engine.finish())
         self._reader.drain()
+
+    def _tell_progress(self) -> None:
+        """To the run's folder, about once a second; a full disk is told at the end."""
+        if time.monotonic() - self._told < PROGRESS_SECONDS:
+            return
+        self._told = time.monotonic()
+        try:
+            output.write_progress(self, self._folder)
+        except OSError:
+            return
 
     def _raise_if_failed(self) -> None:
         error = self._built.engine.error
@@ -205,15 +257,17 @@ class Run(Observed):
                 self.job.wait_limit,
             )
 
-    def _finish(self, state: str) -> None:
+    def _finish(self, end: str) -> None:
         """Writes the folder. Whatever goes wrong there fails the run and is raised by
         wait."""
+        self._saver.wait()
+        self.checkpoint_error = self._saver.error
         try:
-            output.write(self, self.weights(), self._folder, state)
+            output.write(self, self.weights(), self._folder, end)
         except Exception as error:
             self.error = self.error or error
-            state = "failed"
-        self._set_state(state)
+            end = "failed"
+        self._set_state(end)
 
     # ---- what it has done ------------------------------------------------------------
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from cython_kernels import _kernels, tables
 
-from ..checkpoint import load_weights
+from ..checkpoint import CheckpointState, load_weights
 from ..model.init import initial_values
-from . import cores, requests
+from . import cores, requests, state
 from .build import Site, build
 from .built import Built
 from .errors import RunError, explain
@@ -145,7 +145,13 @@ def _fill(built: Built, job: Job) -> None:
 class Worker:
     """One rank's process while a job runs. ``work`` makes it."""
 
-    def __init__(self, job: Job, world: World, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        job: Job,
+        world: World,
+        reporter: Reporter,
+        resume: CheckpointState | None = None,
+    ) -> None:
         self.job = job
         self.world = world
         self.reporter = reporter
@@ -161,6 +167,14 @@ class Worker:
         factors = job.learning_rate.factors(job.steps)
         self._rates = (job.optimizer.lr * factors).astype(np.float32)
         self._events = EventReader(self.built.engine, (world.rank,), self)
+        if resume is not None:
+            state.check(resume, job, self._rates)
+            state.restore(self.built, job, resume)
+            history = resume.tensors["history"]
+            self._losses[: resume.step] = history["losses"]
+            self._norms[: resume.step] = history["norms"]
+            self.done = resume.step
+            self._tell_steps()
 
     # ---- telling ---------------------------------------------------------------------
 
@@ -292,18 +306,43 @@ class Worker:
             if self.world.rank == 0:
                 self.tell("evaluation", {"step": self.done, "loss": loss})
 
+    def tell_checkpoint(self) -> None:
+        """Copies what a checkpoint holds of this rank; it is told while training goes
+        on."""
+        for piece in state.pieces(self.built, self.job):
+            body = {
+                "what": "checkpoint",
+                "part": piece.part,
+                "step": self.done,
+                "name": piece.name,
+                "begin": piece.begin,
+            }
+            self.tell("tensor", body, values=piece.values)
+        self.tell("checkpoint", {"step": self.done})
+
     def train(self) -> str | None:
         """Runs until the job's steps are done or a wish ends it; returns the wish that
         all ranks agree on, or None when the steps are done."""
-        first, last = self.done, self.job.steps
         self.tell_state("running")
+        every = self.job.checkpoint_every
+        while self.done < self.job.steps:
+            wish = self._train_on(self.job.next_checkpoint(self.done))
+            due = every and (self.done % every == 0 or wish == "stop")
+            if due or wish == "checkpoint":
+                self.tell_checkpoint()
+            if wish not in (None, "checkpoint"):
+                return wish
+        return None
+
+    def _train_on(self, last: int) -> str | None:
+        first = self.done
         requests.begin(
             self.built.engine,
             self.job,
             tables.TRAIN,
             (first, last),
-            self._losses[first:],
-            self._norms[first:],
+            self._losses[first:last],
+            self._norms[first:last],
             self._rates,
             0,
         )
@@ -352,7 +391,18 @@ def _resident() -> int:
         return 0
 
 
-def work(job: Job, world: World, reporter: Reporter) -> str:
+def check_resume(job: Job, resume: CheckpointState) -> None:
+    """Raises ValueError when the job cannot go on from there."""
+    factors = job.learning_rate.factors(job.steps)
+    state.check(resume, job, (job.optimizer.lr * factors).astype(np.float32))
+
+
+def work(
+    job: Job,
+    world: World,
+    reporter: Reporter,
+    resume: CheckpointState | None = None,
+) -> str:
     """Runs this process's rank of the job to its end, and tells all of it.
 
     Returns the run's state, "finished" or "stopped". Raises ValueError when the ranks
@@ -361,7 +411,7 @@ def work(job: Job, world: World, reporter: Reporter) -> str:
     """
     worker: Worker | None = None
     try:
-        worker = Worker(job, world, reporter)
+        worker = Worker(job, world, reporter, resume)
         if hasattr(reporter, "beat"):
             reporter.beat = worker.beat
         main = threading.current_thread() is threading.main_thread()
@@ -371,12 +421,12 @@ def work(job: Job, world: World, reporter: Reporter) -> str:
             if main  # others cannot take signals
         }
         try:
-            state = worker.run()
+            end = worker.run()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
         worker.tell_weights()
-        worker.tell_state(state)
+        worker.tell_state(end)
     except (ValueError, MemoryError, RunError, OSError) as error:
         body = {"rank": world.rank, "text": str(error), "error": type(error).__name__}
         if isinstance(error, RunError) and error.step is not None:
@@ -388,7 +438,7 @@ def work(job: Job, world: World, reporter: Reporter) -> str:
         if worker is not None and not worker.built.engine.running:
             worker.built.engine.finish()
             worker.built.engine.disconnect()
-    return state
+    return end
 
 
 __all__ = ["Built", "Reporter", "Worker", "for_processes", "version", "work"]

@@ -20,6 +20,9 @@ from ..checkpoint import RunFolder
 from ..engine import Job, RunError, output
 from ..engine.errors import waits_for
 from ..engine.observed import OVER, Observed
+from ..engine.run import PROGRESS_SECONDS
+from ..engine.saver import Saver
+from ..engine.state import Assembly, Piece
 from ..memory import flat
 from ..schedule import KIND_CODE, Action, Kind
 from .stream import Hub, Keys, Message, write_live
@@ -98,6 +101,10 @@ class Collector:
             }
             for program in self._programs
         ]
+        self._assemblies: dict[int, Assembly] = {}
+        self._told_checkpoint: dict[int, int] = {}
+        self._saver = Saver(folder.path, job.keep_checkpoints)
+        self._progress_at = 0.0
         self._turned = time.monotonic()
         self._ending: float | None = None  # when the last words have been waited for
         self._late: float | None = None  # until when late events are waited for
@@ -118,9 +125,9 @@ class Collector:
     def is_over(self) -> bool:
         return self.run.state in OVER
 
-    def give_job(self) -> None:
-        """Tells every rank what to train."""
-        self.hub.tell({"do": "job", "toml": self.job.to_toml()})
+    def give_job(self, resume: str | None = None) -> None:
+        """Tells every rank what to train, and from which checkpoint it goes on."""
+        self.hub.tell({"do": "job", "toml": self.job.to_toml(), "resume": resume})
 
     # ---- all the time ----------------------------------------------------------------
 
@@ -132,7 +139,18 @@ class Collector:
             else:
                 self._take(message.rank, message)
         self.run._events.lost = sum(self.hub.lost.values())
+        self._tell_progress()
         self._watch()
+
+    def _tell_progress(self) -> None:
+        now = time.monotonic()
+        if now - self._progress_at < PROGRESS_SECONDS or self.is_over:
+            return
+        self._progress_at = now
+        try:
+            output.write_progress(self.run, self._folder)
+        except OSError:  # a full disk is told when the run ends
+            return
 
     def _watch(self) -> None:
         now = time.monotonic()
@@ -212,6 +230,10 @@ class Collector:
         elif message.kind == "tensor" and body.get("what") == "weights":
             entry = (str(body["name"]), arrays["values"])
             self.run.tensors[int(body["index"])] = entry
+        elif message.kind == "tensor" and body.get("what") == "checkpoint":
+            self._take_piece(int(body["step"]), body, arrays["values"])
+        elif message.kind == "checkpoint":
+            self._take_checkpoint(int(body["step"]))
         elif message.kind == "failed":
             member.is_over = True
             weak = bool(body.get("is_consequence"))
@@ -222,6 +244,22 @@ class Collector:
         elif message.kind == "bye":
             member.is_over = True
             member.events = int(body.get("events", 0))
+
+    def _take_piece(
+        self, step: int, body: Mapping[str, Any], values: np.ndarray
+    ) -> None:
+        whole = self._assemblies.setdefault(step, Assembly(self.job, step))
+        piece = Piece(str(body["part"]), str(body["name"]), int(body["begin"]), values)
+        whole.add(piece)
+
+    def _take_checkpoint(self, step: int) -> None:
+        """A rank has told all of its part; the last one's lets it be written."""
+        told = self._told_checkpoint[step] = self._told_checkpoint.get(step, 0) + 1
+        if told < self.size:
+            return
+        run, whole = self.run, self._assemblies.pop(step)
+        del self._told_checkpoint[step]
+        self._saver.offer(whole.finish(run._losses, run._norms, run._rates))
 
     def _stands(self, member: Member, step: int, counter: int) -> None:
         """Events and beats come by different ways: the one that is further on counts."""
@@ -325,6 +363,8 @@ class Collector:
                 f"offset {clock.offset_ns} ns, drift {1e6 * clock.drift:.3f} ppm, "
                 f"within {clock.residual_ns} ns"
             )
+        self._saver.wait()
+        self.run.checkpoint_error = self._saver.error
         try:
             output.write(self.run, self.run.weights(), self._folder, state)
         except Exception as error:

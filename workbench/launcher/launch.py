@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 
 from pipeline_workbench.monitor import HUB_KEYS
 
-from ..checkpoint import RunFolder
+from ..checkpoint import RunFolder, find_checkpoint
 from ..engine import Job, Run
 from .remote import RemoteRun
 
@@ -24,6 +24,7 @@ def launch(
     on: Literal["threads"] = "threads",
     folder: str | Path | None = None,
     start: bool = True,
+    resume: str | Path | None = None,
 ) -> Run: ...
 @overload
 def launch(
@@ -35,6 +36,7 @@ def launch(
     on: Any = "threads",
     folder: str | Path | None = None,
     start: bool = True,
+    resume: str | Path | None = None,
     **options: Any,
 ) -> Run | RemoteRun:
     """Runs a job and returns at once with its handle.
@@ -57,14 +59,19 @@ def launch(
     ``extra`` (more words for srun or sbatch), ``batch``, ``check`` (False:
     submits what Slurm says it could not start now).
 
+    ``resume``: a run's folder or a checkpoint, to go on from there, on any layout.
+
     Raises ValueError for a place that there is not, an option that it has not, or a
     missing program, and MemoryError when the job does not fit.
     """
     if on == "threads":
         if options:
             raise ValueError(f"threads have no options {', '.join(options)}")
-        run = Run(job, RunFolder.create(folder, name=job.name))
+        state = None if resume is None else find_checkpoint(resume)
+        run = Run(job, RunFolder.create(folder, name=job.name), state)
         return run.start() if start else run
+    if resume is not None:
+        options["resume"] = resume
     return _launch_processes(job, on, folder, options)
 
 
@@ -112,12 +119,16 @@ def _launch_processes(
     job: Job, on: Any, folder: str | Path | None, options: dict[str, Any]
 ) -> RemoteRun:
     # Only now: a run on threads needs neither MPI nor sockets.
-    from ..engine.worker import for_processes
+    from ..engine.worker import check_resume, for_processes
     from . import ipp, places
     from .keys import Keys
     from .rank import KEYS, STREAM
 
     job = for_processes(job)
+    resume = options.pop("resume", None)
+    if resume is not None:  # told now if it cannot be; each rank reads it for itself
+        check_resume(job, find_checkpoint(resume))
+        resume = str(Path(resume).resolve())
     host = _host_of(on, options)
     ports = _ports_of(options.pop("ports", None), host)
     keys = Keys.new()
@@ -126,7 +137,7 @@ def _launch_processes(
     size = job.executed.num_ranks
     engines = ipp.Engines(on, size) if ipp.is_cluster(on) else None
     where = RunFolder.create(folder, name=job.name)
-    plan: dict[str, Any] = {"host": host, "ports": ports, "env": {}}
+    plan: dict[str, Any] = {"host": host, "ports": ports, "env": {}, "resume": resume}
     if engines is not None:
         plan |= {"on": "ipyparallel", "argv": None}
     else:

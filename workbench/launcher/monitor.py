@@ -93,7 +93,7 @@ class Monitor:
             keys=keys,
         )
         self.collector.has_gone = self.remains.has_gone
-        self.collector.give_job()
+        self.collector.give_job(plan.get("resume"))
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline_workbench.rank import RANK_PIPE
 
-from ..checkpoint import RunFolder
+from ..checkpoint import CheckpointState, RunFolder, find_checkpoint
 from ..engine import Job, RunError
 from ..engine.mpi import World, wrong_size
 from ..engine.observed import Observed
@@ -63,7 +63,14 @@ def serve() -> int:
             f"rank {world.rank} got no job within {JOB_SECONDS:g} s from {address}",
             world.rank,
         )
-    return _work(world, reporter, lambda: Job.from_toml(command["toml"]))
+    return _work(
+        world, reporter, lambda: Job.from_toml(command["toml"]), command.get("resume")
+    )
+
+
+def _resume(path: str | None) -> CheckpointState | None:
+    """Every rank reads the checkpoint for itself. Raises ValueError where it cannot."""
+    return None if path is None else find_checkpoint(path)
 
 
 def serve_engine(address: str, keys: str) -> str:
@@ -75,7 +82,8 @@ def serve_engine(address: str, keys: str) -> str:
         command = _wait_for(reporter, "job", JOB_SECONDS)
         if command is None:
             raise RunError(f"rank {world.rank} got no job from {address}", world.rank)
-        state = work(for_processes(Job.from_toml(command["toml"])), world, reporter)
+        job = for_processes(Job.from_toml(command["toml"]))
+        state = work(job, world, reporter, _resume(command.get("resume")))
         reporter.tell("bye", {"events": reporter.numbered})
         return state
     finally:
@@ -116,18 +124,19 @@ def _work(
     world: World,
     reporter: Reporter,
     make: Callable[[], Job],
+    resume: str | None = None,
     before_end: Callable[[], object] = lambda: None,
 ) -> int:
     """Trains and tells. A failure ends all processes of the world, but not before the
     collector has heard this one out, and ``before_end`` has returned."""
     try:
         try:
-            job = make()
+            job, checkpoint = make(), _resume(resume)
         except (ValueError, OSError) as error:
             body = {"rank": world.rank, "text": str(error), "error": "ValueError"}
             reporter.tell("failed", body)
             raise
-        work(for_processes(job), world, reporter)
+        work(for_processes(job), world, reporter, checkpoint)
     except (ValueError, MemoryError, RunError, OSError) as error:
         print(f"workbench: {error}", file=sys.stderr, flush=True)
         _wait_for(reporter, "bye", LAST_WORDS_SECONDS)
@@ -187,6 +196,7 @@ def together(
     folder: str | Path | None,
     host: str | None = None,
     watch: Callable[[Observed], object] | None = None,
+    resume: str | None = None,
 ) -> tuple[int, Path | None]:
     """This process's rank of a job that mpiexec or srun has started N times; returns
     its exit status and, on rank 0, the run's folder. ``watch`` is called there, in a
@@ -211,10 +221,10 @@ def together(
         raise ValueError(f"rank 0 on {hosts[0]}: {problem}")
     reporter = _introduce(world, address, Keys.from_text(keys))
     if mine is None:
-        return _work(world, reporter, lambda: job), None
+        return _work(world, reporter, lambda: job, resume), None
     if watch is not None:
         threading.Thread(target=watch, args=(mine.collector.run,), daemon=True).start()
-    status = _work(world, reporter, lambda: job, mine.join)
+    status = _work(world, reporter, lambda: job, resume, mine.join)
     return status, mine.collector.run.folder
 
 

@@ -160,6 +160,12 @@ class RemoteRun(Observed):
         self._do("stop", lambda: self.state in OVER, timeout)
         return self
 
+    def checkpoint(self) -> RemoteRun:
+        """Has a checkpoint written at the end of the step under way; training goes
+        on."""
+        self._do("checkpoint", lambda: True, None)
+        return self
+
     def blame(self, text: str) -> None:
         """Tells the collector that the run has failed, and with what; for those who
         know of its ranks what it does not."""
