@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ import pytest
 import workbench as wb
 from workbench.launcher.keys import read_live
 
-from .hosts import Hosts, Slurm, until
+from .hosts import Hosts, Slurm, sh, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.mpi]
 
@@ -201,12 +201,52 @@ def test_an_aborted_batch_job_leaves_the_queue(
     pids = begin(run)
     run.abort()
     gone(hosts, pids)
-    states = "--states=PENDING,RUNNING"
-    until(lambda: not slurm.ask("squeue", "--noheader", states), "the queue")
+    until(lambda: not in_queue(slurm), "the queue")
 
 
-def submit(job: wb.Job, folder: Path, *words: str) -> str:
-    """What came of the job's batch script, as a user would submit it."""
+@pytest.mark.parametrize("batch", [False, True], ids=["srun", "sbatch"])
+def test_an_aborted_job_does_not_wait_in_the_queue(
+    batch: bool, launch: Callable[..., wb.RemoteRun], slurm: Slurm, job: MakeJob
+) -> None:
+    run = launch(job(), "slurm", batch=batch, extra=["--begin=now+1hour"])
+    until(lambda: in_queue(slurm), "a job in the queue")
+    assert run.state == "starting"
+    run.abort()
+    until(lambda: not in_queue(slurm), "the end of the job")
+
+
+@pytest.mark.parametrize(
+    ("on", "options", "said"),
+    [
+        ("ssh:host1,host2", {"python": "/no/python"}, "No such file or directory"),
+        ("ssh:host1,nohost", {}, "Could not resolve hostname nohost"),
+        (
+            "ssh:host1,host2",
+            {"ssh": " -o PubkeyAuthentication=no"},
+            "Permission denied",
+        ),
+        ("slurm", {"python": "/no/python"}, "No such file or directory"),
+    ],
+    ids=["python", "host", "key", "slurm"],
+)
+def test_ranks_that_cannot_start_are_told_of_in_the_launchers_words(
+    on: str,
+    options: dict[str, Any],
+    said: str,
+    launch: Callable[..., wb.RemoteRun],
+    slurm: Slurm,
+    hosts: Hosts,
+    job: MakeJob,
+) -> None:
+    if on != "slurm":
+        options = {**options, "ssh": hosts.ssh + options.get("ssh", "")}
+    run = launch(job(), on, **options)
+    assert re.search(said, failure_within(run, 15.0))
+
+
+def submit(job: wb.Job, folder: Path) -> tuple[str, Path]:
+    """The number of the job's batch script, as a user would submit it, and the file
+    with its output."""
     command = folder / "bin" / "workbench"  # as an installation has it
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipeline_workbench "$@"\n')
@@ -214,8 +254,12 @@ def submit(job: wb.Job, folder: Path, *words: str) -> str:
     output, script = folder / "it said", folder / "train.sh"
     setup = [f"export PATH={command.parent}:$PATH", f"cd {folder}"]
     wb.slurm_script(job, nodes=2, time=5, setup=setup, output=str(output), path=script)
-    subprocess.run(["sbatch", "--wait", *words, str(script)], timeout=60, check=False)
-    return output.read_text()
+    return sh("sbatch", "--parsable", str(script)).strip(), output
+
+
+def in_queue(slurm: Slurm) -> bool:
+    states = "--states=PENDING,RUNNING,COMPLETING"
+    return bool(slurm.ask("squeue", "--noheader", states))
 
 
 def test_a_batch_script_ends_with_the_same_bits(
@@ -224,6 +268,20 @@ def test_a_batch_script_ends_with_the_same_bits(
     tmp_path: Path,
     of_threads: dict[str, str],
 ) -> None:
-    said = submit(job(), tmp_path)
+    output = submit(job(), tmp_path)[1]
+    until(lambda: not in_queue(slurm), "the job", 40)
     wanted = threads_hash(job(), tmp_path / "t", of_threads)
+    said = output.read_text()
     assert f"weights sha256 {wanted}" in said, said
+
+
+def test_slurms_warning_ends_a_batch_script_with_its_step(
+    slurm: Slurm, job: MakeJob, tmp_path: Path
+) -> None:
+    number, output = submit(job(steps=1_000_000), tmp_path)
+    until(lambda: output.is_file() and "loss" in output.read_text(), "training", 40)
+    sh("scancel", "--batch", "--signal=TERM", number)  # as 60 s before the time limit
+    until(lambda: not in_queue(slurm), "the end of the job", 20)
+    said = output.read_text()
+    assert ": stopped after" in said, said
+    assert "weights sha256" in said

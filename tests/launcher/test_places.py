@@ -158,6 +158,15 @@ def test_open_mpi_gets_what_it_wants_by_environment_only(
     assert mpiexec.local(HYDRA, 4, ["true"], {})[1] == {}
 
 
+def test_this_machine_is_meant_within_an_allocation_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    argv = mpiexec.local(HYDRA, 4, ["true"], {})[0]
+    assert argv[1:] == ["-rmk", "user", "-launcher", "fork", "-n", "4", "true"]
+    assert mpiexec.local(OPEN5, 4, ["true"], {})[1]["PRTE_MCA_plm"].startswith("^slurm")
+
+
 def test_a_hub_secret_is_not_passed_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -207,7 +216,8 @@ def test_slurm_gets_its_layout_and_no_key(
     for name in ("srun", "sbatch"):
         fake(tmp_path, name, "fine")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    options = {"nodes": 2, "time": "1-12", "account": "me", "extra": ["--qos=low"]}
+    options = {"nodes": 2, "time": "1-12", "account": "me", "mpi": "pmi2"}
+    options["extra"] = ["--qos=low"]
     made = places.command("slurm", 4, tmp_path, ENV, **options)
     assert made.argv[0] == "srun"
     assert made.hello_seconds is None  # it may have to wait in the queue
@@ -221,6 +231,19 @@ def test_slurm_gets_its_layout_and_no_key(
         assert SECRET not in text
     assert "--kill-on-bad-exit=1" in texts[0]
     assert SECRET not in " ".join(made.argv)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"), [("mpiexec (Open MPI) 5.0.11", "pmix"), (MPICH_SAYS, "pmi2")]
+)
+def test_srun_introduces_ranks_as_their_mpi_wants_it(
+    said: str, wanted: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, text in {"srun": "fine", "mpiexec": said}.items():
+        fake(tmp_path, name, text)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(mpiexec, "find_mpiexec", lambda: str(tmp_path / "mpiexec"))
+    assert f"--mpi={wanted}" in places.command("slurm", 4, tmp_path, ENV).argv
 
 
 def test_what_slurm_cannot_start_is_refused_in_its_words(

@@ -143,7 +143,9 @@ class Monitor:
             member = None if death.pid is None else by_pid.get(death.pid)
             if member is None and death.rank is not None:
                 member = collector.members[death.rank]
-            if member is not None and not member.is_over:
+            if member is None or member.pid is None:
+                continue  # it never began: the launcher's own words tell more
+            if not member.is_over:
                 collector.killed(member.rank, death.signal, death.exit)
                 return
         when = "before all ranks had begun" if self._missing() else "before the run had"

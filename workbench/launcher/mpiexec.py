@@ -23,6 +23,10 @@ _PASSED_ON = ("PYTHON", "UCX_", "WORKBENCH_", "OMP_")
 _SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", "ServerAliveInterval=5")
 
 
+#: Set within an allocation, whose nodes every mpiexec would take for the place to go to.
+_ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+
+
 class Mpiexec(NamedTuple):
     """One mpiexec: where it is, whose, and its version's first number (0: unknown)."""
 
@@ -159,9 +163,18 @@ def _passed_on(env: Mapping[str, str]) -> list[str]:
 def local(
     mpi: Mpiexec, size: int, rank: Sequence[str], env: Mapping[str, str]
 ) -> tuple[list[str], dict[str, str]]:
-    """argv and environment for ``size`` ranks on this machine."""
-    more = _open_mpi_env(mpi) if mpi.family == "openmpi" else {}
-    return [mpi.path, "-n", str(size), *rank], {**env, **more}
+    """argv and environment for ``size`` ranks on this machine, within an allocation of
+    several nodes, too."""
+    is_allocated = any(name in os.environ for name in _ALLOCATIONS)
+    argv, more = [mpi.path], {}
+    if mpi.family == "openmpi":
+        more = _open_mpi_env(mpi)
+        if is_allocated:
+            own = "PRTE_MCA_" if mpi.major >= 5 else "OMPI_MCA_"
+            more |= {f"{own}ras": "^slurm,tm,lsf", f"{own}plm": "^slurm,tm,lsf"}
+    elif is_allocated:
+        argv += ["-rmk", "user", "-launcher", "fork"]
+    return [*argv, "-n", str(size), *rank], {**env, **more}
 
 
 def over_ssh(

@@ -120,6 +120,7 @@ def _slurm(
     _refuse_others("slurm", options, (*_SLURM_OPTIONS, *common))
     batch, every = options.pop("batch", False), options.pop("poll_seconds", 2.0)
     check = options.pop("check", True)
+    options.setdefault("mpi", _srun_mpi())
     per_node = options.pop("ntasks_per_node", None)
     layout = slurm.Layout(size, ranks_per_node=per_node, **options)
     slurm.need("srun")
@@ -133,6 +134,16 @@ def _slurm(
     else:
         argv = slurm.direct(layout, name, rank)
     return Command(argv, env, None)
+
+
+def _srun_mpi() -> str:
+    """How srun is to introduce ranks to one another, by the MPI that is here: Open MPI
+    knows PMIx only."""
+    try:
+        family = mpiexec.inspect(mpiexec.find_mpiexec()).family
+    except ValueError:  # srun needs none
+        return "pmi2"
+    return "pmix" if family == "openmpi" else "pmi2"
 
 
 _HYDRA = re.compile(r"PID (\d+) RUNNING AT (\S+)\s*\n.*?EXIT CODE: (\d+)", re.DOTALL)

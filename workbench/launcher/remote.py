@@ -245,7 +245,7 @@ class SavedRun(Observed):
         self._read_events(path / "events.npy")
 
     def _read_losses(self, path: Path) -> None:
-        if not path.is_file():
+        if not path.is_file() or len(path.read_text("utf-8").splitlines()) < 2:
             return
         columns = np.genfromtxt(path, delimiter=",", skip_header=1, ndmin=2)
         if columns.size:
