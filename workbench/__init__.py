@@ -29,6 +29,7 @@ from .schedule import (
 from .trace import BubbleReport, Trace, compare
 
 if TYPE_CHECKING:
+    from .launcher.jobs import Queue
     from .search import (
         ScheduleTable,
         SearchResult,
@@ -47,6 +48,7 @@ _LAZY = {
     **dict.fromkeys(("CostModel", "schedule_figure", "simulate"), ".simulator"),
     **dict.fromkeys(("ScheduleTable", "SearchResult", "compare_schedules"), ".search"),
     **dict.fromkeys(("search_schedules", "search_splits"), ".search"),
+    "Queue": ".launcher.jobs",
     "Timeline": ".ui",
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "Overlap",
     "Partition",
     "Program",
+    "Queue",
     "Run",
     "RemoteRun",
     "RunError",

@@ -3,6 +3,7 @@
 workbench run [job.toml]     train; without a file, the main job
 workbench schedule NAME...   draw, check and simulate schedules, one below the other
 workbench schedules          every schedule in a table
+workbench queue add|list|... several jobs, as many at a time as there is room for
 workbench doctor             what this machine offers
 """
 
@@ -17,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cython_kernels import _kernels
 from pipeline_workbench.rank import launched_by
@@ -56,6 +58,53 @@ def main_job(options: argparse.Namespace) -> Job:
         seed=options.seed,
         clock=options.clock,
     )
+
+
+def _add_queue(commands: Any) -> None:
+    queue = commands.add_parser("queue", help="several jobs, one after another")
+    verbs = queue.add_subparsers(dest="verb", required=True)
+    for verb, about in (
+        ("add", "add a job file; makes the queue, given --slots"),
+        ("list", "its jobs"),
+        ("wait", "until all are over"),
+        ("cancel", "a job"),
+        ("retry", "a job that is over"),
+        ("stop", "the queue and what it runs"),
+    ):
+        parser = verbs.add_parser(verb, help=about)
+        parser.add_argument("queue", type=Path, help="its folder")
+        if verb == "add":
+            parser.add_argument("job", type=Path, help="a job.toml")
+            parser.add_argument("--slots", type=_positive, help="ranks at a time")
+            parser.add_argument("--name")
+            parser.add_argument("--on", default="threads", help="threads, mpi, ...")
+            parser.add_argument("--retries", type=int, default=0)
+        if verb in ("cancel", "retry"):
+            parser.add_argument("id", help="as list shows it")
+
+
+def _queue(options: argparse.Namespace) -> int:
+    from .launcher.jobs import Queue
+
+    if options.verb == "add":
+        queue = Queue(options.queue, options.slots)
+        added = queue.add(
+            options.job, options.name, on=options.on, retries=options.retries
+        )
+        print(added)
+        return 0
+    queue = Queue(options.queue)
+    if options.verb == "wait":
+        queue.wait()
+    elif options.verb == "stop":
+        queue.stop()
+    elif options.verb in ("cancel", "retry"):
+        getattr(queue, options.verb)(options.id)
+    print(queue)
+    failed = options.verb == "wait" and any(
+        job.state == "failed" for job in queue.jobs()
+    )
+    return 1 if failed else 0
 
 
 def _positive(text: str) -> int:
@@ -120,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--hop", type=float, default=0.0, help="latency; F = I = W = 1")
     table.add_argument("--sort", default="makespan", help="a column, such as span")
     commands.add_parser("doctor", help="what this machine offers")
+    _add_queue(commands)
     return parser
 
 
@@ -316,6 +366,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _schedule(options)
         if options.command == "schedules":
             return _schedules(options)
+        if options.command == "queue":
+            return _queue(options)
         return _doctor()
     except (ValueError, RunError, MemoryError, OSError) as error:
         print(f"workbench: {error}", file=sys.stderr)

@@ -83,6 +83,7 @@ class Monitor:
     ) -> None:
         self.plan, self.launcher, self.folder = plan, launcher, folder
         self.remains = Remains()
+        self.wishes = self._told = 0  # signals that came, and that were passed on
         self.begun = time.monotonic()
         self.ended_at: float | None = None
         self.collector = Collector(
@@ -108,10 +109,25 @@ class Monitor:
             return ""
         return "\n".join(text.strip().splitlines()[-_TAIL:])
 
+    def interrupt(self, *_: object) -> None:
+        """A signal asks the run to stop at the end of its step; the next, at once."""
+        self.wishes += 1
+
+    def _obey(self) -> None:
+        if self.wishes and not self._told:
+            self.collector.hub.tell({"do": "stop"})
+        if self.wishes > 1 and self._told < 2:
+            self.collector.hub.tell({"do": "abort"})
+            self.collector.fail("the run was aborted by a signal")
+        self._told = min(self.wishes, 2)
+
     def follow(self) -> None:
         """Until the run is over."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.interrupt)
         while not self.collector.is_over:
             self.collector.turn()
+            self._obey()
             for member in self.collector.members:
                 self.remains.note(member)
             self._look_at_launcher()
