@@ -471,6 +471,8 @@ def _monitor(job: QueuedJob) -> int | None:
 def main() -> int:
     """``python -m workbench.launcher.jobs FOLDER``: the supervisor of one queue."""
     queue = Queue(sys.argv[1])
+    # Runs are cancelled by it, and inherit whether it is heard.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with (queue.folder / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
