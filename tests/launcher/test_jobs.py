@@ -126,7 +126,7 @@ def test_a_killed_job_is_tried_again_from_its_checkpoint(
 ) -> None:
     if on == "mpi":
         pytest.importorskip("mpi4py", reason="the mpi extra is not installed")
-    job = make_job([0, 3, 6], "1f1b", 4, steps=3000, checkpoint_every=50)
+    job = make_job([0, 3, 6], "1f1b", 4, steps=800, checkpoint_every=20)
     added = queue.add(job, retries=1, on=on)
 
     def folder() -> Path:
