@@ -19,6 +19,7 @@ import pytest
 import workbench as wb
 from workbench.checkpoint import find_checkpoint
 from workbench.launcher.monitor import started_at
+from workbench.schedule import KIND_CODE, Kind
 
 pytest.importorskip("mpi4py", reason="the mpi extra is not installed")
 pytestmark = pytest.mark.mpi
@@ -98,6 +99,36 @@ def test_processes_give_the_bits_of_threads_and_their_folder_tells_all(
     assert again.weights_hash() == run.weights_hash()
     assert again.losses.tobytes() == run.losses.tobytes()
     assert again.report.bubble_fraction == run.report.bubble_fraction
+
+
+def test_clocks_that_are_hours_off_are_set_and_the_rest_is_told(
+    make_job: MakeJob,
+    launched: Callable[..., wb.RemoteRun],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORKBENCH_FAKE_SKEW", "7200000000000,60")
+    begin = time.monotonic_ns()
+    run = launched(make_job([0, 3, 6], "1f1b", 4, steps=200)).wait(60)
+    took = time.monotonic_ns() - begin
+    residual = run.trace.metadata["clock_residual_ns"]
+    assert 0 < residual < 50_000_000
+    assert "clocks within" in run.title
+    trace = run.trace
+    assert trace.start.min() >= -residual and trace.end.max() <= took + residual
+    # What stage 0 has not ended, stage 1 cannot have begun, as far as clocks are known.
+    forward = KIND_CODE[Kind.F]
+    ends, starts = (
+        {
+            (int(step), int(microbatch)): int(at)
+            for step, microbatch, at in zip(
+                trace.step[rows], trace.microbatch[rows], times[rows], strict=True
+            )
+        }
+        for stage, times in ((0, trace.end), (1, trace.start))
+        for rows in [(trace.kind == forward) & (trace.stage == stage)]
+    )
+    assert len(ends) == len(starts) == 200 * 4
+    assert all(starts[key] >= ends[key] - 2 * residual for key in ends)
 
 
 def test_pause_resume_and_stop_come_to_all_ranks(

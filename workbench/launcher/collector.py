@@ -147,6 +147,7 @@ class Collector:
         if now - self._progress_at < PROGRESS_SECONDS or self.is_over:
             return
         self._progress_at = now
+        self._note_clocks()
         try:
             output.write_progress(self.run, self._folder)
         except OSError:  # a full disk is told when the run ends
@@ -353,16 +354,23 @@ class Collector:
             f"{self.place_of(member)} {how}{self.standing_at(member)}{why}", member
         )
 
-    def end(self, state: str) -> None:
-        """Writes the folder. Whatever goes wrong there fails the run."""
-        if state not in OVER:
-            state = "failed"
+    def _note_clocks(self) -> None:
+        """How far each rank's clock is off, and within what that is known."""
+        residual = 0
         for rank in range(self.size):
             clock = self.hub.clock(rank)
+            residual = max(residual, clock.residual_ns)
             self.run._about[f"clock of rank {rank}"] = (
                 f"offset {clock.offset_ns} ns, drift {1e6 * clock.drift:.3f} ppm, "
                 f"within {clock.residual_ns} ns"
             )
+        self.run._about["clock_residual_ns"] = residual
+
+    def end(self, state: str) -> None:
+        """Writes the folder. Whatever goes wrong there fails the run."""
+        if state not in OVER:
+            state = "failed"
+        self._note_clocks()
         self._saver.wait()
         self.run.checkpoint_error = self._saver.error
         try:

@@ -126,6 +126,13 @@ class RemoteRun(Observed):
         self._set_state(state)
         self._over.set()
 
+    @property
+    def title(self) -> str:
+        """As a run's, and how well its hosts' clocks are known to agree."""
+        residual = self._about.get("clock_residual_ns", 0)
+        known = f", clocks within {residual / 1e3:.3g} us" if residual else ""
+        return super().title + known
+
     # ---- control ---------------------------------------------------------------------
 
     def _do(self, command: str, until: Callable[[], bool], limit: float | None) -> None:
