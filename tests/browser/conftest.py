@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,3 +179,25 @@ def wait_kernel(page: playwright_api.Page, timeout: float = 60.0) -> None:
         }""",
         timeout=1000 * timeout,
     )
+
+
+#: Of every code cell: its execution count and its outputs.
+OUTPUTS = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells]
+  .filter((cell) => cell.type === 'code')
+  .map((cell) => ({ran: cell.executionCount, outputs: cell.outputs.toJSON()}))"""
+
+
+def outputs_of_all(page: playwright_api.Page) -> list[dict[str, Any]]:
+    """Runs every cell; the outputs in order, none of which is an error."""
+    run_all(page)
+    page.wait_for_function(
+        f"() => ({OUTPUTS})().every((cell) => cell.ran)", timeout=240_000
+    )
+    page.wait_for_function(
+        """() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel
+          .status === 'idle'""",
+        timeout=120_000,
+    )
+    outputs = [output for cell in page.evaluate(OUTPUTS) for output in cell["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    return outputs

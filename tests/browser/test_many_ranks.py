@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import run_all
-from .test_schedules import OUTPUTS
+from .conftest import outputs_of_all
 
 pytest.importorskip("mpi4py", reason="the mpi extra is not installed")
 pytestmark = [pytest.mark.browser, pytest.mark.mpi]
@@ -22,17 +21,7 @@ def test_processes_are_launched_watched_and_told_of(
     open_notebook: Callable[..., Any],
 ) -> None:
     page = open_notebook(NOTEBOOK)
-    run_all(page)
-    page.wait_for_function(
-        f"() => ({OUTPUTS})().every((cell) => cell.ran)", timeout=240_000
-    )
-    page.wait_for_function(
-        """() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel
-          .status === 'idle'""",
-        timeout=120_000,
-    )
-    outputs = [output for cell in page.evaluate(OUTPUTS) for output in cell["outputs"]]
-    assert not [o for o in outputs if o["output_type"] == "error"]
+    outputs = outputs_of_all(page)
     texts = [str(o.get("text", "")) for o in outputs]
     assert any("rank 1" in text and "signal 9" in text for text in texts)
     assert any("#SBATCH" in text for text in texts)

@@ -8,31 +8,18 @@ from typing import Any
 
 import pytest
 
-from .conftest import run_all
+from .conftest import outputs_of_all
 
 pytestmark = pytest.mark.browser
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_schedules.ipynb"
-OUTPUTS = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells]
-  .filter((cell) => cell.type === 'code')
-  .map((cell) => ({ran: cell.executionCount, outputs: cell.outputs.toJSON()}))"""
 
 
 def test_schedules_are_typed_drawn_compared_and_trained(
     open_notebook: Callable[..., Any],
 ) -> None:
     page = open_notebook(NOTEBOOK)
-    run_all(page)
-    page.wait_for_function(
-        f"() => ({OUTPUTS})().every((cell) => cell.ran)", timeout=240_000
-    )
-    page.wait_for_function(
-        """() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel
-          .status === 'idle'""",
-        timeout=120_000,
-    )
-    outputs = [output for cell in page.evaluate(OUTPUTS) for output in cell["outputs"]]
-    assert not [o for o in outputs if o["output_type"] == "error"]
+    outputs = outputs_of_all(page)
     figures = [
         o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})
     ]

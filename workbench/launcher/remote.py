@@ -31,7 +31,45 @@ LOST_SECONDS = 15.0
 _WAIT_SECONDS = 0.05
 
 
-class RemoteRun(Observed):
+class InFolder(Observed):
+    """A run whose weights are in its folder, once it is over."""
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """All weights by name, in layer order. Raises RuntimeError before the run is
+        over."""
+        path = self.folder / "weights.safetensors"
+        if self.state not in OVER or not path.is_file():
+            raise RuntimeError(
+                f"run {self.id} is {self.state}: its weights are there when it has ended"
+            )
+        return load_weights(path)
+
+    def weights_hash(self) -> str:
+        """SHA-256 over every parameter's bytes in layer order; free of the layout."""
+        return weights_hash(self.weights().values())
+
+    def generate(
+        self,
+        prompt: str = "\n",
+        num_tokens: int = 200,
+        temperature: float = 0.8,
+        seed: int = 0,
+    ) -> str:
+        """As ``Run.generate``, once the run is over."""
+        from ..engine.sample import generate
+
+        saved = self.weights()
+        layers = enumerate(self.job.model.layers)
+        weights = [
+            (number, parameter.name, saved[f"{layer.name}.{parameter.name}"])
+            for number, layer in layers
+            for parameter in layer.parameters
+            if parameter.tied_to is None
+        ]
+        return generate(self.job, weights, prompt, num_tokens, temperature, seed)
+
+
+class RemoteRun(InFolder):
     """A run elsewhere. Made by ``wb.launch(job, on=...)`` and ``wb.attach``."""
 
     def __init__(
@@ -207,29 +245,8 @@ class RemoteRun(Observed):
         self._over.set()
         self._thread.join(5.0)
 
-    # ---- what it has done ------------------------------------------------------------
 
-    def weights(self) -> dict[str, np.ndarray]:
-        """All weights by name, in layer order, once the run is over. Raises
-        RuntimeError before."""
-        return _saved_weights(self)
-
-    def weights_hash(self) -> str:
-        """SHA-256 over every parameter's bytes in layer order."""
-        return weights_hash(self.weights().values())
-
-    def generate(
-        self,
-        prompt: str = "\n",
-        num_tokens: int = 200,
-        temperature: float = 0.8,
-        seed: int = 0,
-    ) -> str:
-        """As ``Run.generate``, once the run is over."""
-        return _generate(self, prompt, num_tokens, temperature, seed)
-
-
-class SavedRun(Observed):
+class SavedRun(InFolder):
     """A run that is over, as its folder tells it; it can be looked at, not started."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -285,24 +302,6 @@ class SavedRun(Observed):
             raise self.error
         return self
 
-    def weights(self) -> dict[str, np.ndarray]:
-        """All weights by name, in layer order."""
-        return _saved_weights(self)
-
-    def weights_hash(self) -> str:
-        """SHA-256 over every parameter's bytes in layer order."""
-        return weights_hash(self.weights().values())
-
-    def generate(
-        self,
-        prompt: str = "\n",
-        num_tokens: int = 200,
-        temperature: float = 0.8,
-        seed: int = 0,
-    ) -> str:
-        """As ``Run.generate``."""
-        return _generate(self, prompt, num_tokens, temperature, seed)
-
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """summary.json of a run that is over, or None."""
@@ -311,31 +310,6 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and "state" in found else None
-
-
-def _saved_weights(run: Observed) -> dict[str, np.ndarray]:
-    path = run.folder / "weights.safetensors"
-    if run.state not in OVER or not path.is_file():
-        raise RuntimeError(
-            f"run {run.id} is {run.state}: its weights are there when it has ended"
-        )
-    return load_weights(path)
-
-
-def _generate(
-    run: Observed, prompt: str, num_tokens: int, temperature: float, seed: int
-) -> str:
-    from ..engine.sample import generate
-
-    index = {layer.name: i for i, layer in enumerate(run.job.model.layers)}
-    weights = []
-    for key, values in _saved_weights(run).items():
-        layer, _, name = key.rpartition(".")
-        while layer not in index:  # a parameter's name may have dots, too
-            layer, _, rest = layer.rpartition(".")
-            name = f"{rest}.{name}"
-        weights.append((index[layer], name, values))
-    return generate(run.job, weights, prompt, num_tokens, temperature, seed)
 
 
 def attach(run: str | Path) -> RemoteRun | SavedRun:
