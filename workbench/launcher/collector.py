@@ -136,8 +136,15 @@ class Collector:
         for message in self.hub.poll(seconds):
             if message.rank is None:
                 self._answer(message)
-            else:
+                continue
+            try:
                 self._take(message.rank, message)
+            except (KeyError, ValueError, TypeError, IndexError) as error:
+                self.fail(
+                    f"rank {message.rank} told {message.kind!r} in a way that cannot be "
+                    f"read ({error}): is its pipeline-workbench of another version?",
+                    self.members[message.rank],
+                )
         self.run._events.lost = sum(self.hub.lost.values())
         self._tell_progress()
         self._watch()
@@ -395,22 +402,28 @@ class Collector:
     # ---- viewers ---------------------------------------------------------------------
 
     def _answer(self, message: Message) -> None:
-        what = message.body.get("what")
-        arrays: Mapping[str, np.ndarray] = {}
-        if what == "since":
-            body, arrays = self._since(message)
-        elif what == "job":
-            body = {"toml": self.job.to_toml(), "folder": str(self._folder.path)}
-        elif what == "do":
-            body = self._do(str(message.body.get("command")))
-        elif what == "blame":
-            body = {}
-            self.fail(str(message.body.get("text")))
-        elif what == "weights":
-            body, arrays = {}, self.run.weights()
-        else:
-            body = {"error": f"nothing is known of {what!r}"}
+        try:
+            body, arrays = self._answer_of(message)
+        except (ValueError, TypeError) as error:  # a viewer's mistake is its own
+            body, arrays = {"error": f"that cannot be answered: {error}"}, {}
         self.hub.answer(message, body, arrays)
+
+    def _answer_of(
+        self, message: Message
+    ) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
+        what = message.body.get("what")
+        if what == "since":
+            return self._since(message)
+        if what == "job":
+            return {"toml": self.job.to_toml(), "folder": str(self._folder.path)}, {}
+        if what == "do":
+            return self._do(str(message.body.get("command"))), {}
+        if what == "blame":
+            self.fail(str(message.body.get("text")))
+            return {}, {}
+        if what == "weights":
+            return {}, self.run.weights()
+        return {"error": f"nothing is known of {what!r}"}, {}
 
     def _do(self, command: str) -> dict[str, Any]:
         if command not in ("pause", "resume", "stop", "abort", "checkpoint"):
