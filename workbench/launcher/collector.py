@@ -11,20 +11,17 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..checkpoint import RunFolder
 from ..engine import Job, RunError, output
-from ..engine.errors import waits_for
 from ..engine.observed import OVER, Observed
 from ..engine.run import PROGRESS_SECONDS
 from ..engine.saver import Saver
 from ..engine.state import Assembly, Piece
-from ..memory import flat
-from ..schedule import KIND_CODE, Action, Kind
+from .roll import Member, Roll
 from .stream import Hub, Keys, Message, write_live
 
 #: Silence after which a rank counts as lost. It beats four times a second, from a thread
@@ -54,21 +51,6 @@ class Collected(Observed):
         return dict(self.tensors[index] for index in sorted(self.tensors))
 
 
-@dataclass
-class Member:
-    """What is known of a rank's process."""
-
-    rank: int
-    host: str = "?"
-    pid: int | None = None
-    step: int = 0
-    counter: int = 0
-    state: str = "starting"
-    is_over: bool = False  # it said goodbye, or its last words
-    events: int = 0  # that it had told when it said goodbye
-    about: dict[str, Any] = field(default_factory=dict)
-
-
 class Collector:
     """Takes what the ranks of one run tell, from its first hello to the run's folder.
 
@@ -89,18 +71,10 @@ class Collector:
         self.size = job.executed.num_ranks
         self.run = Collected(job, folder)
         self.hub = Hub(self.size, host, keys, ports)
-        self.members = [Member(rank) for rank in range(self.size)]
         self._folder = folder
         self._origin = time.monotonic_ns()
-        programs = job.executed.programs(optimizer=True)
-        self._programs = [tuple(flat(program.steps)) for program in programs]
-        self._places: list[dict[tuple[int, ...], int]] = [
-            {
-                (KIND_CODE[a.kind], a.stage, a.microbatch, a.slice): i
-                for i, a in enumerate(program)
-            }
-            for program in self._programs
-        ]
+        self._roll = Roll(job)
+        self.members = self._roll.members
         self._assemblies: dict[int, Assembly] = {}
         self._told_checkpoint: dict[int, int] = {}
         self._saver = Saver(folder.path, job.keep_checkpoints)
@@ -196,10 +170,10 @@ class Collector:
             ranks = ", ".join(str(member.rank) for member in host)
             who = f"all of host {first.host} (ranks {ranks})"
         else:
-            who = self.place_of(first)
+            who = self._roll.place_of(first)
         self.fail(
             f"{who} has not been heard of for {self.hub.heard(first.rank):.1f} s"
-            f"{self.standing_at(first)}: stopped, or its host or the network is gone",
+            f"{self._standing_at(first)}: stopped, or its host or the network is gone",
             first,
         )
 
@@ -223,9 +197,11 @@ class Collector:
             events["end"] -= self._origin
             self.run._events.append(events)
             if len(events):
-                self._stands_after(member, events[-1])
+                self._roll.stands_after(member, events[-1])
         elif message.kind == "beat":
-            self._stands(member, int(body.get("step", 0)), int(body.get("counter", 0)))
+            self._roll.stands(
+                member, int(body.get("step", 0)), int(body.get("counter", 0))
+            )
         elif message.kind == "hello":
             member.host, member.pid = str(body.get("host")), int(body["pid"])
             member.about = body
@@ -269,20 +245,6 @@ class Collector:
         del self._told_checkpoint[step]
         self._saver.offer(whole.finish(run._losses, run._norms, run._rates))
 
-    def _stands(self, member: Member, step: int, counter: int) -> None:
-        """Events and beats come by different ways: the one that is further on counts."""
-        if (step, counter) > (member.step, member.counter):
-            member.step, member.counter = step, counter
-
-    def _stands_after(self, member: Member, event: np.void) -> None:
-        """The rank has done this, and is at what comes next."""
-        names = ("kind", "stage", "microbatch", "slice")
-        done = tuple(int(event[name]) for name in names)
-        counter = self._places[member.rank].get(done)
-        if counter is not None:
-            last = len(self._programs[member.rank]) - 1
-            self._stands(member, int(event["step"]), min(counter + 1, last))
-
     def _take_state(self, member: Member, state: str) -> None:
         member.state = state
         if state == "running" and self.run.state in ("starting", "paused"):
@@ -293,42 +255,9 @@ class Collector:
 
     # ---- failures --------------------------------------------------------------------
 
-    def place_of(self, member: Member) -> str:
-        """ "rank 2 (stage 2, host h)"."""
-        homes = self.job.executed.stage_to_rank
-        stages = [str(s) for s, rank in enumerate(homes) if rank == member.rank]
-        plural = "s" if len(stages) > 1 else ""
-        return (
-            f"rank {member.rank} (stage{plural} {', '.join(stages)}, "
-            f"host {member.host})"
-        )
-
-    def action_of(self, member: Member) -> Action | None:
-        program = self._programs[member.rank]
-        return program[member.counter] if member.counter < len(program) else None
-
-    def standing_at(self, member: Member) -> str:
-        """ " in step 37, microbatch 5 (2F5)", as of its last beat."""
-        action = self.action_of(member)
-        if self.run.state != "running" or action is None:
-            return ""
-        some = "" if action.microbatch < 0 else f", microbatch {action.microbatch}"
-        return f" in step {member.step}{some} ({action})"
-
-    def _others(self) -> list[str]:
-        """Where everybody stands, and for whom it waits."""
-        lines = []
-        for member in self.members:
-            action = self.action_of(member)
-            if action is None or member.pid is None:
-                continue
-            told = waits_for(action, self.job.executed.stage_to_rank)
-            if action.kind in (Kind.SEND_F, Kind.SEND_B, Kind.RECV_F, Kind.RECV_B):
-                told = f"waits for {told}"
-            lines.append(
-                f"  rank {member.rank} was in step {member.step} at {action}: {told}"
-            )
-        return lines
+    def _standing_at(self, member: Member) -> str:
+        """ " in step 37, microbatch 5 (2F5)", while the run goes on."""
+        return self._roll.standing_at(member) if self.run.state == "running" else ""
 
     def fail(
         self, text: str, member: Member | None = None, is_consequence: bool = False
@@ -342,10 +271,10 @@ class Collector:
         self._is_consequence = is_consequence
         lines = [text]
         if self.run.state == "running" and member is not None:
-            lines += self._others()
+            lines += self._roll.others()
         rank = None if member is None else member.rank
         step = None if member is None else member.step
-        action = None if member is None else self.action_of(member)
+        action = None if member is None else self._roll.action_of(member)
         self.run.error = RunError("\n".join(lines), rank, step, action)
         self.hub.tell({"do": "abort"})
         self._ending = time.monotonic() + LAST_WORDS_SECONDS
@@ -358,7 +287,8 @@ class Collector:
         how = f"was killed by signal {signal}" if signal else f"ended with {status}"
         member.is_over = True
         self.fail(
-            f"{self.place_of(member)} {how}{self.standing_at(member)}{why}", member
+            f"{self._roll.place_of(member)} {how}{self._standing_at(member)}{why}",
+            member,
         )
 
     def _note_clocks(self) -> None:

@@ -10,33 +10,23 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import platform
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import Any
 
 from ..checkpoint import write_text
 from ..engine import Job
-from .keys import read_live
 from .monitor import started_at
-from .remote import read_summary
 
 OVER = ("finished", "failed", "cancelled")
-#: A supervisor with nothing to do ends after so long.
-IDLE_SECONDS = 10.0
-#: A run that was asked to stop has so long for the step under way and its folder.
-STOP_SECONDS = 20.0
-_TURN_SECONDS = 0.1
+#: How often files are looked at.
+TURN_SECONDS = 0.1
 _ID = re.compile(r"\d{4}-[A-Za-z0-9._-]+")
 _COLUMNS = ("id", "state", "ranks", "step", "loss", "tries")
 
@@ -175,7 +165,7 @@ class Queue:
             if limit is not None and time.monotonic() >= limit:
                 return jobs
             self.start()
-            time.sleep(_TURN_SECONDS)
+            time.sleep(TURN_SECONDS)
 
     def stop(self, timeout: float = 60.0) -> None:
         """Ends the supervisor and what it runs; jobs that were running are tried again
@@ -185,7 +175,7 @@ class Queue:
         write_text(self.folder / "stop", "")
         limit = time.monotonic() + timeout
         while self.supervisor() is not None and time.monotonic() < limit:
-            time.sleep(_TURN_SECONDS / 2)
+            time.sleep(TURN_SECONDS / 2)
 
     def start(self) -> None:
         """Starts the supervisor, if there is none."""
@@ -194,7 +184,12 @@ class Queue:
         (self.folder / "stop").unlink(missing_ok=True)
         with (self.folder / "supervisor.log").open("ab") as log:
             subprocess.Popen(
-                [sys.executable, "-m", "workbench.launcher.jobs", str(self.folder)],
+                [
+                    sys.executable,
+                    "-m",
+                    "workbench.launcher.supervisor",
+                    str(self.folder),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -227,7 +222,7 @@ class Queue:
     def _read(self, identity: str) -> QueuedJob:
         path = self.folder / "jobs" / f"{identity}.json"
         job = QueuedJob(**json.loads(path.read_text(encoding="utf-8")))
-        return replace(job, **_progress(job)) if job.state == "running" else job
+        return replace(job, **progress(job)) if job.state == "running" else job
 
     def write(self, job: QueuedJob) -> None:
         """Notes a job's state; only ``add`` and the supervisor do."""
@@ -271,7 +266,7 @@ class Queue:
         importlib.import_module("workbench.ui.queue").watch(self)
 
 
-def _progress(job: QueuedJob) -> dict[str, Any]:
+def progress(job: QueuedJob) -> dict[str, Any]:
     """Step and loss of a job that runs, from its run's folder."""
     try:
         text = (Path(job.folder or "") / "progress.json").read_text(encoding="utf-8")
@@ -279,212 +274,3 @@ def _progress(job: QueuedJob) -> dict[str, Any]:
         return {"step": int(told["step"]), "loss": told["loss"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-# ---- the supervisor ------------------------------------------------------------------
-
-
-class Supervisor:
-    """Works through one queue. Only one process at a time is (the lock file)."""
-
-    def __init__(self, queue: Queue, lock: IO[str]) -> None:
-        self.queue, self._lock = queue, lock
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._ending: dict[str, float] = {}  # jobs asked to stop, and until when
-        self._busy = time.monotonic()
-
-    def run(self) -> None:
-        """Until there has been nothing to do for a while, or the queue is stopped."""
-        while time.monotonic() - self._busy < IDLE_SECONDS:
-            if (self.queue.folder / "stop").exists():
-                self._end_all()
-                return
-            self.turn()
-            time.sleep(_TURN_SECONDS)
-
-    def turn(self) -> None:
-        for job in self.queue.jobs():
-            self._obey(job)
-        jobs = self.queue.jobs()
-        for job in jobs:
-            if job.state == "running":
-                self._look_at(job)
-        jobs = self.queue.jobs()
-        free = self.queue.slots - sum(j.ranks for j in jobs if j.state == "running")
-        for job in jobs:
-            if job.state != "waiting":
-                continue
-            if job.ranks > free:
-                break  # it is its turn, and those behind it wait, too
-            self._start(job)
-            free -= job.ranks
-        if any(job.state not in OVER for job in jobs):
-            self._busy = time.monotonic()
-
-    def _take(self, job: QueuedJob, what: str) -> bool:
-        path = self.queue.folder / "jobs" / f"{job.id}.{what}"
-        asked = path.exists()
-        path.unlink(missing_ok=True)
-        return asked
-
-    def _obey(self, job: QueuedJob) -> None:
-        if self._take(job, "retry") and job.state in OVER:
-            job = replace(job, state="waiting", error=None)
-            self.queue.write(job)
-        if self._take(job, "cancel"):
-            if job.state == "waiting":
-                self.queue.write(replace(job, state="cancelled"))
-            elif job.state == "running":
-                self._ask_to_stop(job)
-
-    def _start(self, job: QueuedJob) -> None:
-        tries = job.tries + 1
-        folder = self.queue.folder / "runs" / f"{job.id}-{tries}"
-        source = self.queue.folder / "jobs" / f"{job.id}.toml"
-        command = [sys.executable, "-m", "pipeline_workbench", "run", str(source)]
-        command += ["--folder", str(folder), "--on", job.on, "--sample", "0"]
-        old = Path(job.folder) if job.folder else None
-        if old is not None and any((old / "checkpoints").glob("step-*")):
-            command += ["--resume", str(old)]
-        log = self.queue.folder / "runs" / f"{job.id}-{tries}.log"
-        with log.open("ab") as output:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._children[child.pid] = child
-        self.queue.write(
-            replace(
-                job,
-                state="running",
-                tries=tries,
-                folder=str(folder),
-                pid=child.pid,
-                begun=started_at(child.pid),
-                started=time.time(),
-                ended=None,
-            )
-        )
-
-    def _is_alive(self, job: QueuedJob) -> bool:
-        child = self._children.get(job.pid or 0)
-        if child is not None and child.poll() is not None:
-            del self._children[child.pid]
-            return False
-        if job.pid is not None and started_at(job.pid) == job.begun:
-            return True
-        return _monitor(job) is not None  # its ranks go on without it
-
-    def _look_at(self, job: QueuedJob) -> None:
-        if self._is_alive(job):
-            if time.monotonic() > self._ending.get(job.id, float("inf")):
-                _signal(job, signal.SIGKILL)
-            return
-        asked = self._ending.pop(job.id, None) is not None
-        self.queue.write(self._ended(job, asked))
-
-    def _ended(self, job: QueuedJob, asked: bool) -> QueuedJob:
-        folder = Path(job.folder or "")
-        summary = read_summary(folder) or {}
-        found = summary.get("state")
-        told: Mapping[str, Any] = {
-            **_progress(job),
-            "pid": None,
-            "begun": None,
-            "ended": time.time(),
-        }
-        if summary:
-            told = {**told, "step": int(summary["steps_done"]), **_last_loss(folder)}
-        job = replace(job, **told)
-        if found == "finished":
-            return replace(job, state="finished", error=None)
-        if asked:
-            return replace(job, state="cancelled", error=None)
-        error = summary.get("error") or self._said(job)
-        # One more try than retries, and what was retried by hand counts anew.
-        state = "waiting" if job.tries <= job.retries else "failed"
-        return replace(job, state=state, error=str(error))
-
-    def _said(self, job: QueuedJob) -> str:
-        log = self.queue.folder / "runs" / f"{job.id}-{job.tries}.log"
-        lines = log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "its process ended without a word"
-
-    def _ask_to_stop(self, job: QueuedJob) -> None:
-        if job.id not in self._ending:
-            self._ending[job.id] = time.monotonic() + STOP_SECONDS
-            _signal(job, signal.SIGINT)
-
-    def _end_all(self) -> None:
-        running = [job for job in self.queue.jobs() if job.state == "running"]
-        for job in running:
-            self._ask_to_stop(job)
-        limit = time.monotonic() + STOP_SECONDS
-        while any(map(self._is_alive, running)) and time.monotonic() < limit:
-            time.sleep(_TURN_SECONDS)
-        for job in running:
-            if self._is_alive(job):
-                _signal(job, signal.SIGKILL)
-            # Nobody cancelled it: it waits for the queue to be started again.
-            ended = self._ended(job, asked=False)
-            state = "finished" if ended.state == "finished" else "waiting"
-            self.queue.write(replace(ended, state=state))
-        (self.queue.folder / "stop").unlink(missing_ok=True)
-
-
-def _last_loss(folder: Path) -> dict[str, float]:
-    try:
-        columns = np.genfromtxt(folder / "losses.csv", delimiter=",", skip_header=1)
-        return {"loss": float(np.atleast_2d(columns)[-1, 1])}
-    except (OSError, ValueError, IndexError):
-        return {}
-
-
-def _signal(job: QueuedJob, number: int) -> None:
-    """To the run's own process; a kill, to all of its group."""
-    assert job.pid is not None
-    try:
-        if number == signal.SIGKILL:
-            os.killpg(job.pid, number)
-        else:
-            os.kill(job.pid, number)
-    except ProcessLookupError:
-        pass
-    if (monitor := _monitor(job)) is not None:
-        os.kill(monitor, signal.SIGTERM)
-
-
-def _monitor(job: QueuedJob) -> int | None:
-    """The process of this machine that watches over the job's ranks, where they are
-    processes, too."""
-    try:
-        live = read_live(job.folder or "")
-    except (OSError, ValueError):
-        return None
-    here = live["host"] == platform.node() and started_at(int(live["pid"])) is not None
-    return int(live["pid"]) if here else None
-
-
-def main() -> int:
-    """``python -m workbench.launcher.jobs FOLDER``: the supervisor of one queue."""
-    queue = Queue(sys.argv[1])
-    # Runs are cancelled by it, and inherit whether it is heard.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with (queue.folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return 0  # there is one already
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
-        Supervisor(queue, lock).run()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

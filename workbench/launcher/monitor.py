@@ -15,8 +15,9 @@ from typing import Any
 from ..checkpoint import RunFolder
 from ..engine import Job
 from . import places
-from .collector import LINGER_SECONDS, Collector, Member
+from .collector import LINGER_SECONDS, Collector
 from .keys import Keys
+from .roll import Member
 
 #: For all ranks to say hello, unless the launch says otherwise: a queue may hold a job
 #: back, so Slurm's have no limit.
