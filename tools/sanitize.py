@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "sanitize"
 BUILD = ["cython>=3.1", "cython-cmake>=0.2", "cmake", "ninja"]
 NEEDS = [*BUILD, "numpy", "safetensors", "tomli-w", "tqdm", "pytest", "hypothesis"]
-NEEDS += ["plotly>=6.1,<8", "ipywidgets", "anywidget"]
+NEEDS += ["plotly>=6.1,<8", "ipywidgets", "anywidget", "pyzmq>=25"]
 TESTS = ["tests/kernels", "tests/timeline", "tests/engine", "tests/simulator"]
 
 
