@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,10 +24,15 @@ MakeJob = Callable[..., wb.Job]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
+    # ipyparallel looks for mpiexec on the path, where an environment that is not
+    # activated does not have it.
+    path = os.environ["PATH"]
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
     made = ipyparallel.Cluster(n=2, engines="mpi", log_level=40)
     made.start_and_connect_sync().close()
     yield made
     made.stop_cluster_sync()
+    os.environ["PATH"] = path
 
 
 @pytest.fixture

@@ -221,6 +221,23 @@ def test_a_launcher_that_is_killed_takes_its_ranks_along(
     all_gone(pids, run)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_ranks_end_when_nobody_watches_over_them_any_more(
+    make_job: MakeJob, launched: Callable[..., wb.RemoteRun], is_paused: bool
+) -> None:
+    run = launched(make_job([0, 3, 6], "1f1b", 4, steps=ENDLESS))
+    pids = begun(run)
+    if is_paused:
+        run.pause(30)
+    assert run._monitor is not None
+    run._monitor.kill()
+    with pytest.raises(wb.RunError, match="watches over .* was killed by signal 9"):
+        run._over.wait(30)  # a paused run's wait() comes back at once
+        run.wait(30)
+    all_gone(pids, run)
+
+
 def test_the_run_outlives_the_process_that_launched_it(
     make_job: MakeJob, tmp_path: Path
 ) -> None:

@@ -54,12 +54,18 @@ class EventLog:
         """Events no longer kept: the oldest ones, past the limit."""
         return self._first
 
-    def since(self, cursor: int) -> tuple[int, np.ndarray]:
+    @property
+    def end(self) -> int:
+        """The number that the next event will have."""
+        return self._first + self._size
+
+    def since(self, cursor: int, most: int | None = None) -> tuple[int, np.ndarray]:
         """(new cursor, copies of the events read since ``cursor`` that are still
-        kept)."""
+        kept), the first ``most`` of them."""
         with self._lock:
             begin = min(max(0, cursor - self._first), self._size)
-            return self._first + self._size, self._events[begin : self._size].copy()
+            end = self._size if most is None else min(self._size, begin + most)
+            return self._first + end, self._events[begin:end].copy()
 
     def all(self) -> np.ndarray:
         """Everything kept, sorted by start within each rank."""

@@ -248,6 +248,15 @@ class Worker:
         self.wish = "stop"
         self.built.engine.stop()
 
+    def _end_if_forsaken(self) -> None:
+        if self.reporter.silence > LOST_SECONDS:
+            self.built.engine.abort()
+            raise RunError(
+                f"rank {self.world.rank} has heard nothing for {LOST_SECONDS:g} s of "
+                "the process that watches over the run, and ends",
+                self.world.rank,
+            )
+
     def _follow(self, part: int) -> None:
         engine = self.built.engine
         while engine.running:
@@ -256,13 +265,7 @@ class Worker:
             self.done = max(self.done, part + engine.done_steps)
             self._tell_steps()
             self._listen()
-            if self.reporter.silence > LOST_SECONDS:
-                engine.abort()
-                raise RunError(
-                    f"rank {self.world.rank} has heard nothing for {LOST_SECONDS:g} s of "
-                    "the process that watches over the run, and ends",
-                    self.world.rank,
-                )
+            self._end_if_forsaken()
         self.done = max(part, engine.finish())
         self._events.drain()
         self._tell_steps()
@@ -362,6 +365,7 @@ class Worker:
             self._listen()
             if self.wish == "abort":
                 raise RunError("the run was aborted", self.world.rank)
+            self._end_if_forsaken()
         heard, self.wish = self.wish, None
         told = self.world.gather(heard, "go on", seconds=3600.0)
         return "stop" if "stop" in told else "resume"

@@ -231,6 +231,9 @@ def watch(
         monitor.follow()
         failed = monitor.collector.run.state == "failed"
         monitor.collector.linger(monitor.goes_on, 1.0 if failed else LINGER_SECONDS)
+    except Exception as error:
+        monitor.collector.give_up(error)
+        raise
     finally:
         monitor.close()
     return 0 if monitor.collector.run.state in ("finished", "stopped") else 1

@@ -83,7 +83,7 @@ class RemoteRun(InFolder):
         super().__init__(job, folder)
         self._viewer = Viewer(address, keys)
         self._monitor = monitor
-        self._cursor = 0
+        self._cursor = self._skipped = 0
         self._over = threading.Event()
         self._last_answer = time.monotonic()
         self.ranks: list[dict[str, Any]] = []
@@ -115,8 +115,9 @@ class RemoteRun(InFolder):
         self._last_answer = time.monotonic()
         self.ranks, self._about = body["ranks"], body["about"]
         self.evaluations = {int(k): v for k, v in body["evaluations"].items()}
-        skipped = body["first"] - self._cursor
-        self._events.lost = body["lost"] + max(0, skipped)
+        # The collector had dropped them before they were asked for.
+        self._skipped += max(0, body["first"] - self._cursor)
+        self._events.lost = body["lost"] + self._skipped
         self._events.append(arrays["events"])
         self._cursor = body["cursor"]
         self._take_losses(body["losses_from"], arrays["losses"], arrays["norms"])
@@ -133,7 +134,8 @@ class RemoteRun(InFolder):
 
     def _look_for_monitor(self) -> None:
         """No answer came. The run may be over, and its folder tell how."""
-        ended = self._monitor is not None and self._monitor.poll() is not None
+        status = None if self._monitor is None else self._monitor.poll()
+        ended = status is not None
         silent = time.monotonic() - self._last_answer
         if not ended and silent < LOST_SECONDS:
             return
@@ -152,7 +154,7 @@ class RemoteRun(InFolder):
             RunError(
                 f"the process that watches over run {self.id} "
                 + (
-                    f"has ended: {said or 'it said nothing'}"
+                    f"{_how(status or 0)}; its ranks end, too. {said}".rstrip()
                     if ended
                     else f"has not answered for {silent:.0f} s"
                 )
@@ -301,6 +303,10 @@ class SavedRun(InFolder):
         if self.error is not None:
             raise self.error
         return self
+
+
+def _how(status: int) -> str:
+    return f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
