@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -51,3 +52,12 @@ def make_job(tiny_model: wb.Model, tiny_data: wb.Data) -> Callable[..., wb.Job]:
         return wb.Job(model=model, partition=partition, schedule=made, **settings)
 
     return make
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """An interrupt is a KeyboardInterrupt. Libraries leave handlers of their own behind,
+    and whoever starts the tests in the background may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

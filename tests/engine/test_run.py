@@ -96,7 +96,7 @@ def test_stopped_run_goes_on_and_ends_like_an_unstopped_one(
 
 
 def test_interrupt_in_wait_gives_the_prompt_back_and_stops_cleanly(
-    make_job: MakeJob, tmp_path: Path
+    make_job: MakeJob, tmp_path: Path, interrupts: None
 ) -> None:
     run = wb.launch(make_job(steps=100_000), folder=tmp_path / "r")
     timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])

@@ -26,13 +26,14 @@ MakeJob = Callable[..., wb.Job]
 def cluster() -> Iterator[Any]:
     # ipyparallel looks for mpiexec on the path, where an environment that is not
     # activated does not have it.
-    path = os.environ["PATH"]
+    path, interrupt = os.environ["PATH"], signal.getsignal(signal.SIGINT)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
     made = ipyparallel.Cluster(n=2, engines="mpi", log_level=40)
     made.start_and_connect_sync().close()
     yield made
     made.stop_cluster_sync()
     os.environ["PATH"] = path
+    signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.fixture

@@ -271,7 +271,7 @@ def test_the_run_outlives_the_process_that_launched_it(
 
 
 def test_an_interrupt_gives_the_prompt_back_and_stops_the_run(
-    make_job: MakeJob, launched: Callable[..., wb.RemoteRun]
+    make_job: MakeJob, launched: Callable[..., wb.RemoteRun], interrupts: None
 ) -> None:
     import threading
 
