@@ -106,6 +106,10 @@ class Queue:
         Raises ValueError for a file that is no job, for more ranks than the queue has
         slots, and for a name that is no plain file name.
         """
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(
+                f"retries={retries!r} must be a whole number of at least 0"
+            )
         made = job if isinstance(job, Job) else Job.from_toml(Path(job))
         ranks = made.executed.num_ranks
         if ranks > self.slots:

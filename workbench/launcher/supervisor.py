@@ -40,14 +40,21 @@ class Supervisor:
         self._ending: dict[str, float] = {}  # jobs asked to stop, and until when
         self._busy = time.monotonic()
 
-    def run(self) -> None:
-        """Until there has been nothing to do for a while, or the queue is stopped."""
+    def run(self) -> bool:
+        """Until there has been nothing to do for a while, or the queue is stopped;
+        whether it was stopped."""
         while time.monotonic() - self._busy < IDLE_SECONDS:
             if (self.queue.folder / "stop").exists():
                 self._end_all()
-                return
+                return True
             self.turn()
             time.sleep(TURN_SECONDS)
+        return False
+
+    def has_work(self) -> bool:
+        """Is there a job to run, or something asked for?"""
+        asked = [*(self.queue.folder / "jobs").glob("*.retry")]
+        return bool(asked) or any(job.state not in OVER for job in self.queue.jobs())
 
     def turn(self) -> None:
         for job in self.queue.jobs():
@@ -158,7 +165,9 @@ class Supervisor:
     def _said(self, job: QueuedJob) -> str:
         log = self.queue.folder / "runs" / f"{job.id}-{job.tries}.log"
         lines = log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "its process ended without a word"
+        # What went wrong need not come last: the other lines are written in blocks.
+        told = [line for line in lines if line.startswith("workbench: ")] or lines
+        return told[-1] if told else "its process ended without a word"
 
     def _ask_to_stop(self, job: QueuedJob) -> None:
         if job.id not in self._ending:
@@ -167,6 +176,7 @@ class Supervisor:
 
     def _end_all(self) -> None:
         running = [job for job in self.queue.jobs() if job.state == "running"]
+        cancelled = set(self._ending)
         for job in running:
             self._ask_to_stop(job)
         limit = time.monotonic() + STOP_SECONDS
@@ -175,10 +185,11 @@ class Supervisor:
         for job in running:
             if self._is_alive(job):
                 _signal(job, signal.SIGKILL)
-            # Nobody cancelled it: it waits for the queue to be started again.
-            ended = self._ended(job, asked=False)
-            state = "finished" if ended.state == "finished" else "waiting"
-            self.queue.write(replace(ended, state=state))
+            ended = self._ended(job, job.id in cancelled)
+            if ended.state == "failed":
+                # Nobody cancelled it: it waits for the queue to be started again.
+                ended = replace(ended, state="waiting", error=None)
+            self.queue.write(ended)
         (self.queue.folder / "stop").unlink(missing_ok=True)
 
 
@@ -201,7 +212,10 @@ def _signal(job: QueuedJob, number: int) -> None:
     except ProcessLookupError:
         pass
     if (monitor := _monitor(job)) is not None:
-        os.kill(monitor, signal.SIGTERM)
+        try:
+            os.kill(monitor, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
 
 
 def _monitor(job: QueuedJob) -> int | None:
@@ -220,17 +234,22 @@ def main() -> int:
     queue = Queue(sys.argv[1])
     # Runs are cancelled by it, and inherit whether it is heard.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with (queue.folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return 0  # there is one already
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
-        Supervisor(queue, lock).run()
-    return 0
+    while True:
+        with (queue.folder / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return 0  # there is one already
+            lock.seek(0)
+            lock.truncate()
+            lock.write(str(os.getpid()))
+            lock.flush()
+            supervisor = Supervisor(queue, lock)
+            if supervisor.run():
+                return 0
+        # What was added while this one ended, nobody else has been started for.
+        if not supervisor.has_work():
+            return 0
 
 
 if __name__ == "__main__":
